@@ -1,0 +1,58 @@
+"""The daemon's exceptions. Callers decide by type and by the fields, never by a message's text."""
+
+
+class MultiNetworkPolicyError(Exception):
+    """The root of everything that this package raises on purpose."""
+
+
+class ConfigError(MultiNetworkPolicyError):
+    """One or more settings are bad; `problems` has a line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class DecodeError(MultiNetworkPolicyError):
+    """An object can't be decoded at all. field: the path in it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+        self.message = message
+
+
+class NetnsError(MultiNetworkPolicyError):
+    """A network namespace can't be entered, or is not the one expected. path: as the runtime gave it."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+        self.message = message
+
+
+class NetnsGoneError(NetnsError):
+    """The path no longer leads to that network namespace: deleted, or replaced by another one."""
+
+
+class DataplaneError(MultiNetworkPolicyError):
+    """The packet filter could not be read or programmed."""
+
+
+class TransactionError(DataplaneError):
+    """The kernel refused a batch as a whole; nothing of it was applied.
+
+    errno: the kernel's, positive. refused: the object or step it refused, for people. detail: the kernel's own
+    extended message, or "".
+    """
+
+    def __init__(self, errno: int, message: str, refused: str, detail: str = "") -> None:
+        text = f"{refused}: {message} (errno {errno})"
+        super().__init__(f"{text}: {detail}" if detail else text)
+        self.errno = errno
+        self.refused = refused
+        self.detail = detail
+
+
+class BackendUnavailableError(DataplaneError):
+    """This kernel lacks what a backend needs; the message names the remedy."""

@@ -1,0 +1,1 @@
+"""Policies to rulesets: pure, no I/O, no clock."""
