@@ -1,7 +1,7 @@
 """The contract of the daemon's socket: names, bounds, framing and the msgpack subset that the plugin speaks.
 
-In: plain values. Out: bytes, and back. It opens no socket and imports nothing, for the plugin's start-up time;
-the daemon and mnpctl import it too, and may use the msgpack package for the same bytes.
+In: plain values. Out: bytes, and back. It opens no socket, and imports nothing for the plugin's start-up
+time; the daemon and mnpctl import it too, and may use the msgpack package for the same bytes.
 
 A connection carries one request and one reply, each a 4-byte big-endian length and one msgpack map that long.
 """
@@ -59,7 +59,7 @@ def frame(body: bytes, limit: int = MAX_REQUEST) -> bytes:
 
 
 def body_length(header: bytes, limit: int) -> int:
-    """Return the length in bytes that a header announces. WireError if it is cut, or the length is over limit."""
+    """Return the length in bytes that a header announces. WireError if it is cut, or announces over limit."""
     if len(header) != HEADER_BYTES:
         raise WireError(f"length prefix of {len(header)} bytes, {HEADER_BYTES} are needed")
     length = int.from_bytes(header, "big")
@@ -69,7 +69,7 @@ def body_length(header: bytes, limit: int) -> int:
 
 
 def pack(value: object) -> bytes:
-    """Return value (None, bool, 64-bit int, str, bytes, list, tuple, dict) as msgpack. WireError on any other."""
+    """Return value as msgpack: None, bool, 64-bit int, str, bytes, list, tuple, dict; else WireError."""
     out = bytearray()
     _pack(value, out, 0)
     return bytes(out)
