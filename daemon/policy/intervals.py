@@ -1,0 +1,63 @@
+"""Arithmetic with spans: inclusive ranges of integers, be they addresses or ports.
+
+In: spans in any order, overlapping or not. Out: sorted, disjoint, not adjacent ones, which every kernel
+accepts in one interval set. Knows no family but where it writes text; never parses any.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, summarize_address_range
+
+from daemon.model import Address, Span
+
+
+def union(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """All that is in any of the spans; an empty span (last < first) holds nothing."""
+    merged: list[Span] = []
+    for first, last in sorted(spans):
+        if last < first:
+            continue
+        if merged and first <= merged[-1][1] + 1:
+            if last > merged[-1][1]:
+                merged[-1] = (merged[-1][0], last)
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def minus(spans: Iterable[Span], holes: Iterable[Span]) -> tuple[Span, ...]:
+    """What is in `spans` and in no hole: plain set difference, wherever the holes lie (C6, C8)."""
+    gaps = union(holes)
+    left: list[Span] = []
+    start = 0
+    for first, last in union(spans):
+        while start < len(gaps) and gaps[start][1] < first:
+            start += 1
+        for hole_first, hole_last in gaps[start:]:
+            if hole_first > last:
+                break
+            if first < hole_first:
+                left.append((first, hole_first - 1))
+            first = hole_last + 1
+        if first <= last:
+            left.append((first, last))
+    return tuple(left)
+
+
+def holds(spans: Sequence[Span], number: int) -> bool:
+    """Whether a number lies in one of sorted, disjoint spans."""
+    place = bisect_right(spans, number, key=lambda span: span[0])
+    return place > 0 and number <= spans[place - 1][1]
+
+
+def number(address: Address) -> int:
+    """An address as the integer that spans are made of."""
+    return int.from_bytes(address, "big")
+
+
+def cidrs(spans: Iterable[Span], family: int) -> tuple[str, ...]:
+    """The fewest blocks that cover exactly these spans, as text for people. family: 4 or 6."""
+    kind = IPv4Address if family == 4 else IPv6Address
+    return tuple(
+        str(block) for first, last in spans for block in summarize_address_range(kind(first), kind(last))
+    )
