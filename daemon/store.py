@@ -216,7 +216,7 @@ class Store:
     # --- what is asked -----------------------------------------------------------------------------------
 
     def subject(self, key: AttachmentKey) -> Subject:
-        """The subject as it is now, with the labels and ports of its pod, or that pod's last ones (A11, A12)."""
+        """The subject as it is now, with the labels and ports of its pod, or its last ones (A11, A12)."""
         return self._attachments[key].subject
 
     def governing(self, key: AttachmentKey) -> tuple[Policy, ...]:

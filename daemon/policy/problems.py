@@ -1,7 +1,7 @@
 """What can only be reported with the whole cluster in view.
 
-In: policies, the net-attach-defs that there are, pods as peers. Out: problems by object. Changes no verdict: an
-unknown network is matched by name all the same (A3), an address that two pods have counts for both (C5).
+In: policies, the net-attach-defs that there are, pods as peers. Out: problems by object. Changes no verdict:
+an unknown network is matched by name all the same (A3), an address of two pods counts for both (C5).
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
