@@ -1,0 +1,1 @@
+"""The tests: one folder a tier, and the lab that the tiers which need a kernel share."""

@@ -1,0 +1,36 @@
+"""What all tiers share: the tier's marker by its folder, root where a kernel is needed, a lab."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.lab import Lab
+
+HERE = Path(__file__).parent
+TIERS = ("unit", "netns", "cni", "kube", "vm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        tier = item.path.relative_to(HERE).parts[0]
+        if tier in TIERS:
+            item.add_marker(tier)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if os.geteuid() != 0 and item.get_closest_marker("unit") is None:
+        pytest.fail("makes network namespaces: run it as root", pytrace=False)
+
+
+@pytest.fixture
+def lab() -> Iterator["Lab"]:
+    """A node with one network, net1."""
+    # The unit tier needs none of what this imports.
+    from tests.lab import Lab
+
+    with Lab() as made:
+        yield made
