@@ -1,0 +1,143 @@
+"""The small readings that every kind shares: names, labels, annotations, and the list of problems.
+
+In: parts of a raw object. Out: checked values, or DecodeError with the field's path..
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from daemon.errors import DecodeError
+from daemon.model import Problem
+
+Raw: TypeAlias = Mapping[str, Any]
+"""An object as the API server or a file gives it; values are untrusted."""
+
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
+POLICY_FOR = "k8s.v1.cni.cncf.io/policy-for"
+CONFIG_HASH = "kubernetes.io/config.hash"
+
+# The API server allows 256 KiB for all annotations of an object together.
+MAX_TEXT = 256 * 1024
+MAX_PROBLEMS = 100
+
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_INTERFACE = re.compile(r"[^\s/:\x00-\x1f\x7f]{1,15}")
+
+
+class Problems:
+    """Collects what is wrong but does not stop an object; bounded, since objects are untrusted."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+        self._more = 0
+
+    def add(self, field: str, message: str) -> None:
+        """Report something at a field's path."""
+        if len(self._found) < MAX_PROBLEMS:
+            self._found.append(Problem(field, message))
+        else:
+            self._more += 1
+
+    def found(self) -> tuple[Problem, ...]:
+        """All of them, in order; surplus ones as one line."""
+        if not self._more:
+            return tuple(self._found)
+        return (*self._found, Problem("", f"{self._more} more problems"))
+
+
+def shown(value: object) -> str:
+    """A value for a message: bounded, control characters escaped."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 80 else f"{value[:80]!r}…"
+    # Python refuses to print integers of thousands of digits, and a list may be megabytes long.
+    small = isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 64)
+    return repr(value) if small else kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in the words of JSON."""
+    if value is None:
+        return "null"
+    words: dict[type, str] = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    return words.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def expect_object(value: object, field: str) -> Raw:
+    """A JSON object; null and absent read as {}."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise DecodeError(field, f"expected an object, not {kind_of(value)}")
+    return value
+
+
+def expect_string(value: object, field: str) -> str:
+    """A string; null and absent read as ""."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        # YAML 1.1 reads yes, on, 1.0 and 2024-01-01 as something else than what they look like.
+        raise DecodeError(
+            field, f"expected a string, not {kind_of(value)} ({shown(value)}): put it in quotes"
+        )
+    return value
+
+
+def expect_flag(value: object, field: str) -> bool:
+    """A boolean; null and absent read as false."""
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise DecodeError(field, f"expected true or false, not {shown(value)}")
+    return value
+
+
+def is_namespace(name: str) -> bool:
+    """Whether a namespace may have this name (a DNS label)."""
+    return _LABEL.fullmatch(name) is not None
+
+
+def is_name(name: str) -> bool:
+    """Whether a pod, policy or net-attach-def may have this name (a DNS subdomain)."""
+    return len(name) <= 253 and _SUBDOMAIN.fullmatch(name) is not None
+
+
+def is_interface(name: str) -> bool:
+    """Whether the kernel takes this as an interface's name."""
+    return name not in (".", "..") and _INTERFACE.fullmatch(name) is not None and len(name.encode()) <= 15
+
+
+def read_labels(metadata: Raw) -> dict[str, str]:
+    """`metadata.labels`; a value that is no string makes the object undecodable, as for the API server."""
+    labels = expect_object(metadata.get("labels"), "metadata.labels")
+    for key, value in labels.items():
+        if not isinstance(key, str):
+            raise DecodeError("metadata.labels", f"the key {shown(key)} is no string: put it in quotes")
+        if not isinstance(value, str):
+            expect_string("" if value is None else value, f"metadata.labels[{key[:100]}]")
+    return {key: value or "" for key, value in labels.items()}
+
+
+def read_annotation(metadata: Raw, key: str) -> str:
+    """One annotation, "" when absent. Only those that mean something here are looked at."""
+    annotations = expect_object(metadata.get("annotations"), "metadata.annotations")
+    field = f"metadata.annotations[{key}]"
+    text = expect_string(annotations.get(key), field)
+    if len(text) > MAX_TEXT:
+        raise DecodeError(field, f"{len(text)} characters long; at most {MAX_TEXT} are read")
+    return text
+
+
+def report_unknown(raw: Raw, known: frozenset[str], field: str, problems: Problems) -> None:
+    """Report keys that mean nothing here: they are most likely misspelt."""
+    if raw.keys() <= known:
+        return
+    for key in list(raw)[:MAX_PROBLEMS]:
+        if key not in known:
+            name = key if isinstance(key, str) and len(key) <= 80 else shown(key)
+            problems.add(f"{field}.{name}", f"unknown field, ignored; known are {', '.join(sorted(known))}")

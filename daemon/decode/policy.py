@@ -1,0 +1,314 @@
+"""MultiNetworkPolicy v1beta1 and v1beta2, which mean the same (A10), and the operator's common rules (E6).
+
+In: the raw object. Out: Policy or CommonRules, with problems. A malformed part matches nothing, never
+everything (C8), and the types keep "missing: anyone" and "all malformed: nobody" apart.
+"""
+
+import re
+
+import msgspec
+
+from daemon.decode.blocks import decode_block
+from daemon.decode.fields import (
+    POLICY_FOR,
+    PROTOCOLS,
+    Problems,
+    Raw,
+    expect_object,
+    is_name,
+    is_namespace,
+    kind_of,
+    read_annotation,
+    report_unknown,
+    shown,
+)
+from daemon.decode.selectors import EVERYTHING, decode_selector, only_unknown
+from daemon.errors import DecodeError
+from daemon.model import (
+    CommonRules,
+    Direction,
+    Network,
+    Peer,
+    PodPeer,
+    Policy,
+    Port,
+    Problem,
+    Rule,
+    Selector,
+)
+
+# Far beyond what an object of the API server (1.5 MiB) can hold; a file could hold more.
+MAX_RULES = 10_000
+MAX_PEERS = 100_000
+MAX_PORTS = 10_000
+MAX_NETWORKS = 1000
+
+NOTHING = "matches nothing"
+PEERS_FIELD = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
+
+_SPEC_FIELDS = frozenset({"podSelector", "policyTypes", "ingress", "egress"})
+_PEER_FIELDS = frozenset({"podSelector", "namespaceSelector", "ipBlock"})
+_PORT_FIELDS = frozenset({"protocol", "port", "endPort"})
+_TYPES = {"Ingress": Direction.INGRESS, "Egress": Direction.EGRESS}
+_PORT_NAME = re.compile(r"(?=[a-z0-9-]*[a-z])(?!-)(?!.*--)[a-z0-9-]{1,15}(?<!-)")
+
+
+def decode_policy(namespace: str, name: str, raw: Raw) -> Policy:
+    """A policy; problems stand in it. Raises DecodeError only for a spec or annotation of a wrong type."""
+    problems = Problems()
+    spec = expect_object(raw.get("spec"), "spec")
+    report_unknown(spec, _SPEC_FIELDS, "spec", problems)
+    networks = _read_networks(expect_object(raw.get("metadata"), "metadata"), namespace, problems)
+    selector = _read_subject(spec.get("podSelector"), problems)
+    isolated = _read_directions(spec, problems)
+    rules = {
+        direction: _Rules(direction, f"spec.{direction}", problems).decode(spec.get(direction))
+        for direction in Direction
+        if direction in isolated
+    }
+    ingress, egress = rules.get(Direction.INGRESS), rules.get(Direction.EGRESS)
+    return Policy(namespace, name, networks, selector, ingress, egress, problems.found())
+
+
+def decode_common_rules(raw: object, field: str) -> tuple[CommonRules, tuple[Problem, ...]]:
+    """`commonRules` of the configuration (E6): only `ipBlock` peers; protocol also ICMP, ICMPv6, a number."""
+    problems = Problems()
+    try:
+        rules = expect_object(raw, field)
+    except DecodeError as error:
+        return CommonRules(), (Problem(error.field, error.message),)
+    report_unknown(rules, frozenset({"ingress", "egress"}), field, problems)
+    ingress, egress = (
+        _Rules(direction, f"{field}.{direction}", problems, common=True).decode(rules.get(direction))
+        for direction in (Direction.INGRESS, Direction.EGRESS)
+    )
+    return CommonRules(ingress, egress), problems.found()
+
+
+def keep_last_valid(new: Policy, old: Policy | None) -> Policy:
+    """The version that counts (A4): one with a malformed podSelector yields to the last valid one.
+
+    It keeps the new version's problems, so that the error stays reported.
+    """
+    if new.pod_selector is not None or old is None or old.pod_selector is None:
+        return new
+    note = Problem("spec.podSelector", "malformed: the last valid version of this policy stays in force")
+    problems = (*new.problems, note)
+    return msgspec.structs.replace(old, problems=problems)
+
+
+def _read_networks(metadata: Raw, namespace: str, problems: Problems) -> tuple[Network, ...]:
+    field = f"metadata.annotations[{POLICY_FOR}]"
+    items = [item.strip() for item in read_annotation(metadata, POLICY_FOR).split(",")]
+    items = [item for item in items if item]
+    if not items:
+        problems.add(field, "missing or empty: this policy governs nothing")
+    if len(items) > MAX_NETWORKS:
+        raise DecodeError(field, f"{len(items)} networks; at most {MAX_NETWORKS} are read")
+    found = set()
+    for item in items:
+        network = _read_network(item, namespace)
+        if network is None:
+            problems.add(field, f"{shown(item)} is no net-attach-def (name or namespace/name), ignored")
+        else:
+            found.add(network)
+    return tuple(sorted(found))
+
+
+def _read_network(item: str, namespace: str) -> Network | None:
+    parts = [part.strip() for part in item.split("/")]
+    if len(parts) == 1:
+        parts = [namespace, *parts]
+    if len(parts) != 2 or not is_namespace(parts[0]) or not is_name(parts[1]):
+        return None
+    return "/".join(parts)
+
+
+def _read_subject(raw: object, problems: Problems) -> Selector | None:
+    if raw is None:
+        return EVERYTHING
+    try:
+        return decode_selector(raw, "spec.podSelector", problems)
+    except DecodeError as error:
+        problems.add(error.field, f"{error.message}: this policy governs nothing")
+        return None
+
+
+def _read_directions(spec: Raw, problems: Problems) -> set[Direction]:
+    """Which directions are isolated (B1)."""
+    types = spec.get("policyTypes")
+    if types is not None and not isinstance(types, list):
+        problems.add("spec.policyTypes", f"expected a list, not {kind_of(types)}; ignored")
+        types = None
+    found = set()
+    for index, item in enumerate(types or ()):
+        direction = _TYPES.get(item) if isinstance(item, str) else None
+        if direction is None:
+            problems.add(
+                f"spec.policyTypes[{index}]", f"{shown(item)} is neither Ingress nor Egress; ignored"
+            )
+        else:
+            found.add(direction)
+    if found:
+        return found
+    # A non-empty egress of a wrong type isolates too: its author meant to restrict.
+    return {Direction.INGRESS, Direction.EGRESS} if spec.get("egress") else {Direction.INGRESS}
+
+
+class _Rules:
+    """The rules of one direction. common: the operator's, which know more protocols and fewer peers."""
+
+    def __init__(self, direction: Direction, field: str, problems: Problems, *, common: bool = False) -> None:
+        self._peers_field = PEERS_FIELD[direction]
+        self._known = frozenset({self._peers_field, "ports"})
+        self._field = field
+        self._problems = problems
+        self._common = common
+
+    def decode(self, raw: object) -> tuple[Rule, ...]:
+        """All rules; a malformed one is left out, since it permits nothing (B4)."""
+        items = self._read_list(raw, self._field, MAX_RULES) or ()
+        rules = (self._decode_rule(item, f"{self._field}[{index}]") for index, item in enumerate(items))
+        return tuple(rule for rule in rules if rule is not None)
+
+    def _read_list(self, raw: object, field: str, limit: int) -> list[object] | None:
+        """A list; [] when malformed, so that it permits nothing; None when absent."""
+        if raw is None:
+            return None
+        if not isinstance(raw, list):
+            self._problems.add(field, f"expected a list, not {kind_of(raw)}: {NOTHING}")
+            return []
+        if len(raw) > limit:
+            self._problems.add(field, f"{len(raw)} items; at most {limit} are read: {NOTHING}")
+            return []
+        return raw
+
+    def _decode_rule(self, raw: object, field: str) -> Rule | None:
+        if not isinstance(raw, dict):
+            self._problems.add(field, f"expected a rule, not {kind_of(raw)}: {NOTHING}")
+            return None
+        report_unknown(raw, self._known, field, self._problems)
+        peers = self._decode_peers(raw.get(self._peers_field), f"{field}.{self._peers_field}")
+        return Rule(peers, self._decode_ports(raw.get("ports"), f"{field}.ports"))
+
+    def _decode_peers(self, raw: object, field: str) -> tuple[Peer, ...] | None:
+        """None: absent or empty, anyone (C1). Empty: all malformed, nobody."""
+        items = self._read_list(raw, field, MAX_PEERS)
+        if items is None or raw == []:
+            return None
+        found = []
+        for index, item in enumerate(items):
+            peer = self._decode_peer(item, f"{field}[{index}]")
+            if peer is not None:
+                found.append(peer)
+        return tuple(found)
+
+    def _decode_peer(self, raw: object, field: str) -> Peer | None:
+        if not isinstance(raw, dict):
+            self._problems.add(field, f"expected a peer, not {kind_of(raw)}: {NOTHING}")
+            return None
+        if len(raw) == 1 and raw.get("ipBlock") is not None:
+            return decode_block(raw["ipBlock"], f"{field}.ipBlock", self._problems)
+        report_unknown(raw, _PEER_FIELDS, field, self._problems)
+        block, pods, spaces = raw.get("ipBlock"), raw.get("podSelector"), raw.get("namespaceSelector")
+        if block is not None:
+            if pods is not None or spaces is not None:
+                self._problems.add(field, "ipBlock beside a selector: only ipBlock counts")
+            return decode_block(block, f"{field}.ipBlock", self._problems)
+        if pods is None and spaces is None:
+            self._problems.add(field, f"a peer needs podSelector, namespaceSelector or ipBlock: {NOTHING}")
+            return None
+        return self._decode_pod_peer(pods, spaces, field)
+
+    def _decode_pod_peer(self, pods: object, spaces: object, field: str) -> PodPeer | None:
+        if self._common:
+            self._problems.add(field, "commonRules take only ipBlock peers")
+            return None
+        try:
+            return PodPeer(
+                namespaces=None if spaces is None else self._selector(spaces, f"{field}.namespaceSelector"),
+                pods=EVERYTHING if pods is None else self._selector(pods, f"{field}.podSelector"),
+            )
+        except DecodeError as error:
+            self._problems.add(error.field, f"{error.message}: this peer {NOTHING}")
+            return None
+
+    def _selector(self, raw: object, field: str) -> Selector:
+        if only_unknown(raw):
+            # `{"matchLabel": …}` would select all pods if the misspelt key were just ignored.
+            raise DecodeError(field, "has neither matchLabels nor matchExpressions, nor is it {}")
+        return decode_selector(raw, field, self._problems)
+
+    def _decode_ports(self, raw: object, field: str) -> tuple[Port, ...] | None:
+        """None: absent or empty, everything (D1). Empty: all malformed, nothing."""
+        items = self._read_list(raw, field, MAX_PORTS)
+        if items is None or raw == []:
+            return None
+        found = []
+        for index, item in enumerate(items):
+            try:
+                found.append(self._decode_port(item, f"{field}[{index}]"))
+            except DecodeError as error:
+                self._problems.add(error.field, f"{error.message}: {NOTHING}")
+        return tuple(found)
+
+    def _decode_port(self, raw: object, field: str) -> Port:
+        if not isinstance(raw, dict):
+            raise DecodeError(field, f"expected a port, not {kind_of(raw)}")
+        report_unknown(raw, _PORT_FIELDS, field, self._problems)
+        if raw and _PORT_FIELDS.isdisjoint(raw):
+            raise DecodeError(field, "has none of protocol, port, endPort")
+        protocol = self._read_protocol(raw.get("protocol"), f"{field}.protocol")
+        port, end = raw.get("port"), raw.get("endPort")
+        if protocol not in PROTOCOLS.values() and not (port is None and end is None):
+            raise DecodeError(f"{field}.port", "only TCP, UDP and SCTP have ports")
+        if isinstance(port, str):
+            return _named_port(protocol, port, end, field)
+        if port is None:
+            if end is not None:
+                raise DecodeError(f"{field}.endPort", "needs a numeric port")
+            return Port(protocol)
+        first = _port_number(port, f"{field}.port")
+        last = first if end is None else _port_number(end, f"{field}.endPort")
+        if last < first:
+            raise DecodeError(f"{field}.endPort", f"{last} is less than port {first}")
+        return Port(protocol, (first, last))
+
+    def _read_protocol(self, value: object, field: str) -> int:
+        if value is None:
+            return PROTOCOLS["TCP"]
+        if isinstance(value, str) and value in PROTOCOLS:
+            return PROTOCOLS[value]
+        if self._common:
+            return _common_protocol(value, field)
+        raise DecodeError(field, f"{shown(value)} is none of TCP, UDP, SCTP")
+
+
+def _named_port(protocol: int, name: str, end: object, field: str) -> Port:
+    if _PORT_NAME.fullmatch(name) is None:
+        hint = "; write the number without quotes" if name.isdecimal() else ""
+        raise DecodeError(f"{field}.port", f"{shown(name)} is no port name{hint}")
+    if end is not None:
+        raise DecodeError(f"{field}.endPort", "needs a numeric port")
+    return Port(protocol, name=name)
+
+
+def _port_number(value: object, field: str) -> int:
+    # bool is an int in Python.
+    if type(value) is not int or not 1 <= value <= 65535:
+        raise DecodeError(field, f"{shown(value)} is no port from 1 to 65535")
+    return value
+
+
+def _common_protocol(value: object, field: str) -> int:
+    names = {"ICMP": 1, "ICMPv6": 58}
+    if isinstance(value, str):
+        if value in names:
+            return names[value]
+        if value.isascii() and value.isdecimal() and len(value) <= 3:
+            value = int(value)
+    if type(value) is int and 0 <= value <= 255:
+        return value
+    raise DecodeError(
+        field, f"{shown(value)} is none of TCP, UDP, SCTP, ICMP, ICMPv6, nor a number from 0 to 255"
+    )
