@@ -66,7 +66,7 @@ def _unreachable(path: str, cause: str, begun: float) -> CniError:
     return CniError(
         TRY_AGAIN_LATER,
         f"multi-networkpolicyd is not reachable at {path}: {cause}",
-        f"waited {monotonic() - begun:.1f} s; see that the daemon runs on this node, and socketPath names its socket",
+        f"waited {monotonic() - begun:.1f} s; see that the daemon runs on this node, and where its socket is",
     )
 
 

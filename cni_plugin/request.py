@@ -336,7 +336,7 @@ def _check_prev_result(request: Request, prev_result: object) -> None:
         raise CniError(
             INVALID_CONFIG,
             "missing prevResult",
-            "multi-networkpolicy is chained: in a list of plugins, put it after the one that makes the interface",
+            "multi-networkpolicy is chained: in a list of plugins, put it after the plugin it guards",
         )
     if not isinstance(prev_result, dict):
         raise _wrong("prevResult", prev_result, "an object")
