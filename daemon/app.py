@@ -1,0 +1,193 @@
+"""The composition root: settings to objects, threads and their end.
+
+In: Settings. Out: a running daemon, and its exit code. Nothing else creates threads or wires modules together.
+
+Threads: main (signals), server (all clients), source (reads and decodes), dataplane (owns everything that has
+state). A thread that ends unexpectedly ends the process with its traceback; the rules in the kernel stay.
+"""
+
+import fcntl
+import os
+import resource
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from daemon import log as logs
+from daemon.attachments import RecordStore
+from daemon.backends.base import Backend
+from daemon.backends.nftables import NftablesBackend
+from daemon.barrier import Barriers
+from daemon.config import Settings
+from daemon.dataplane import Dataplane
+from daemon.errors import BackendUnavailableError, MultiNetworkPolicyError
+from daemon.inbox import Inbox
+from daemon.lifecycle import Lifecycle, LifecycleSettings
+from daemon.reconcile import Reconciler
+from daemon.registry import Registry
+from daemon.report import Report
+from daemon.server import Server
+from daemon.sources.base import Source
+from daemon.sources.manifests import ManifestsSource
+from daemon.store import Store
+from daemon.upkeep import Upkeep
+
+log = logs.get_logger(__name__)
+
+LOCK_SECONDS = 10.0
+"""How long a second daemon waits for the first to end (a rolling update overlaps them)."""
+STOP_SECONDS = 4.0
+"""Of the 5 s that SIGTERM may take."""
+CRASHED = 70
+"""EX_SOFTWARE: a thread ended with an exception."""
+
+
+def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT. Raises MultiNetworkPolicyError when the start fails; returns 0 after a stop."""
+    logs.configure(settings.log_format, settings.log_level)
+    for name, value, origin in settings.origins():
+        log.info("setting", extra={"name": name, "value": value, "from": origin})
+    # Before any thread exists, so that all inherit it: signals are the main thread's to wait for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    threading.excepthook = _crash
+    _raise_descriptor_limit()
+    with StateLock(settings.state_dir):
+        daemon = Daemon(settings)
+        daemon.start()
+        number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        daemon.stop(signal.Signals(number).name)
+    return 0
+
+
+class StateLock:
+    """flock on the state directory: only its holder may unlink a stale socket or write records."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "lock"
+
+    def __enter__(self) -> "StateLock":
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    os.close(self._fd)
+                    raise MultiNetworkPolicyError(
+                        f"{self._path} is held by another multi-networkpolicyd; stop that one, or give this one "
+                        "its own --state-dir and --socket"
+                    ) from None
+                time.sleep(0.05)
+            else:
+                return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+
+class Daemon:
+    """All parts, wired. start() returns when the socket listens; the source is read by its own thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        backend = choose_backend(settings.backend)
+        clock = time.monotonic
+        inbox = Inbox()
+        store = Store(settings.common_rules)
+        records = RecordStore(settings.state_dir / "attachments", _boot_id())
+        reconciler = Reconciler(store, backend, clock, lambda sandbox: registry.drop_sandbox(sandbox))
+        registry = Registry(store, records, reconciler)
+        upkeep = Upkeep(store, registry, reconciler, settings.multus_cache_dir)
+        lifecycle = Lifecycle(
+            store,
+            registry,
+            reconciler,
+            upkeep,
+            clock,
+            lambda: self._source.request_sync(0),
+            LifecycleSettings(records.boot_id, settings.multus_cache_dir, settings.track_connections),
+        )
+        barriers = Barriers(reconciler, clock, lambda token: self._source.request_sync(token))
+        report = Report(store, registry, reconciler, upkeep, backend, settings.source)
+        report.waiting_adds = lambda: lifecycle.waiting
+        barriers.notes = report.problems
+        self._dataplane = Dataplane(inbox, registry, reconciler, upkeep, lifecycle, barriers, report)
+        self._source = make_source(settings, self._dataplane)
+        self._server = Server(settings.socket, self._dataplane.post_request)
+        self._threads: list[threading.Thread] = []
+        upkeep.restore(records)
+
+    def start(self) -> None:
+        """Start every thread."""
+        self._spawn("server", self._server.run)
+        self._spawn("dataplane", self._dataplane.run)
+        self._source.start()
+        log.info("started", extra={"pid": os.getpid()})
+
+    def stop(self, reason: str) -> None:
+        """Finish what is in hand and end every thread, within STOP_SECONDS; the rules in the kernel stay."""
+        log.info("stopping", extra={"reason": reason})
+        deadline = time.monotonic() + STOP_SECONDS
+        self._dataplane.stop(f"this daemon stops ({reason}); another may be starting")
+        self._join("dataplane", deadline)
+        self._server.stop()
+        self._source.stop()
+        self._join("server", deadline)
+        log.info("stopped")
+
+    def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _join(self, name: str, deadline: float) -> None:
+        for thread in self._threads:
+            if thread.name == name:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                if thread.is_alive():
+                    log.warning("thread-left", extra={"thread": name})
+
+
+def choose_backend(wanted: str) -> Backend:
+    """The backend that `--backend` names, once it has answered on this kernel. Raises BackendUnavailableError."""
+    if wanted == "iptables":
+        raise BackendUnavailableError("--backend iptables: not in this version; use nftables or auto")
+    backend = NftablesBackend()
+    backend.probe()
+    log.info("backend", extra={"backend": backend.name, "asked": wanted})
+    return backend
+
+
+def make_source(settings: Settings, dataplane: Dataplane) -> Source:
+    """The source that `--source` names."""
+    kind, _, directory = settings.source.partition(":")
+    if kind == "manifests":
+        return ManifestsSource(Path(directory), dataplane.post_update)
+    raise MultiNetworkPolicyError(f"--source {settings.source}: not in this version; use manifests:DIR")
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _raise_descriptor_limit() -> None:
+    """A waiting ADD is an open socket, and a node may start hundreds of pods at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _crash(arguments: threading.ExceptHookArgs) -> None:
+    """Threads never die quietly: a daemon without one of them would look alive and enforce nothing new."""
+    trace = "".join(traceback.format_exception(arguments.exc_value)) if arguments.exc_value else ""
+    name = arguments.thread.name if arguments.thread else "?"
+    log.critical("thread-died", extra={"thread": name, "traceback": trace})
+    os._exit(CRASHED)

@@ -1,0 +1,146 @@
+"""The durable records: one small file an attachment, so that a restarted daemon takes its attachments over.
+
+In: Records. Out: files in a directory, and the Records read from it. Rules are never touched here.
+
+Intent is recorded before the kernel is programmed, by an atomic rename and without fsync: a network namespace does
+not survive the power loss that fsync guards against, and a record carries the boot id that it belongs to.
+"""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from daemon.model import Address, AttachmentKey, ContainerPort, Network
+
+RECORD_VERSION = 1
+"""Written. This one and the one before it are read."""
+
+MAX_RECORD_BYTES = 1 << 20
+"""A record is about 1 KiB; labels and ports make the largest part. More than this is damage."""
+
+
+class Record(msgspec.Struct, frozen=True, rename="camel"):
+    """What is known of one attachment.
+
+    netns, device, inode, cookie: the namespace's path and identity (cookie None: the kernel has none).
+    ifindex 0: a guard, whose device does not exist yet. addresses: those of ADD's result.
+    pod_*: "" without identity. labels, ports: of the last pod object seen with that UID (A11).
+    networks: candidate net-attach-defs; evidence: how they were found; configured, config_name: `netAttachDef` and
+    `name` of the plugin's configuration. unready: everything is denied until the source is read. withdrawn: DEL came, the link may live on.
+    digest, generation: of what was applied last to the whole netns; "" and 0 where that is not known.
+    """
+
+    version: int
+    boot_id: str
+    container_id: str
+    ifname: str
+    netns: str
+    device: int
+    inode: int
+    cookie: int | None
+    ifindex: int
+    mac: str
+    addresses: tuple[Address, ...]
+    pod_namespace: str
+    pod_name: str
+    pod_uid: str
+    labels: dict[str, str]
+    ports: tuple[ContainerPort, ...]
+    networks: tuple[Network, ...]
+    evidence: str
+    configured: str
+    config_name: str
+    guard: bool
+    withdrawn: bool
+    track: bool
+    unready: bool = False
+    digest: str = ""
+    generation: int = 0
+
+    @property
+    def key(self) -> AttachmentKey:
+        """(containerID, ifname)."""
+        return AttachmentKey(self.container_id, self.ifname)
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What a start finds. notes: (file name, reason) of each record that was dropped or set aside."""
+
+    records: tuple[Record, ...]
+    notes: tuple[tuple[str, str], ...]
+
+
+class RecordStore:
+    """The directory of records. Raises OSError where the directory can't be used."""
+
+    def __init__(self, directory: Path, boot_id: str) -> None:
+        self._directory = directory
+        self._aside = directory / "set-aside"
+        self._boot_id = boot_id
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def boot_id(self) -> str:
+        """The running kernel's, which new records carry."""
+        return self._boot_id
+
+    def load(self) -> Loaded:
+        """All records of this boot. Of another boot: removed. Damaged or newer: set aside; its rules stay."""
+        records: list[Record] = []
+        notes: list[tuple[str, str]] = []
+        for path in sorted(self._directory.glob("*.json")):
+            try:
+                record = _decode(path)
+            except (msgspec.MsgspecError, ValueError, OSError) as error:
+                self._set_aside(path)
+                notes.append((path.name, f"set aside, its rules stay as they are: {error}"))
+                continue
+            if record.boot_id != self._boot_id:
+                path.unlink(missing_ok=True)
+                notes.append((path.name, "dropped: of another boot"))
+                continue
+            records.append(record)
+        for leftover in self._directory.glob("*.tmp"):
+            leftover.unlink(missing_ok=True)
+        return Loaded(tuple(records), tuple(notes))
+
+    def save(self, record: Record) -> None:
+        """Write or replace one record, atomically."""
+        path = self._path(record.key)
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb", opener=_private) as file:
+            file.write(msgspec.json.encode(record))
+        temporary.replace(path)
+
+    def delete(self, key: AttachmentKey) -> None:
+        """Forget an attachment; nothing happens when there is no record of it."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: AttachmentKey) -> Path:
+        # Container IDs come from outside and may be longer than a file name.
+        digest = sha256(f"{key.container_id}/{key.ifname}".encode("utf-8", "surrogateescape")).hexdigest()
+        return self._directory / f"{digest[:40]}.json"
+
+    def _set_aside(self, path: Path) -> None:
+        self._aside.mkdir(mode=0o700, exist_ok=True)
+        path.replace(self._aside / path.name)
+
+
+def _decode(path: Path) -> Record:
+    if path.stat().st_size > MAX_RECORD_BYTES:
+        raise ValueError(f"larger than {MAX_RECORD_BYTES} bytes")
+    raw = path.read_bytes()
+    version = msgspec.json.decode(raw, type=_Versioned).version
+    if version not in (RECORD_VERSION, RECORD_VERSION - 1):
+        raise ValueError(f"version {version} is not one of {RECORD_VERSION - 1}, {RECORD_VERSION}")
+    return msgspec.json.decode(raw, type=Record)
+
+
+class _Versioned(msgspec.Struct):
+    version: int
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,77 @@
+"""`mnpctl wait --synced`: the exact barrier for scripts and tests.
+
+In: a request, the source's answer that everything it held then has been handed over, and the reconciler's progress.
+Out: the reply, when all of that is in the kernel, or at the timeout with what is missing by name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.reconcile import Reconciler, Sandbox
+from daemon.server import Request
+
+MOST_WAIT_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class _Barrier:
+    request: Request
+    deadline: float
+    tick: int | None = None
+
+
+class Barriers:
+    """`ask(token)`: the source reads anew and answers with the token once it has handed over what it found."""
+
+    def __init__(
+        self, reconciler: Reconciler, clock: Callable[[], float], ask: Callable[[int], None]
+    ) -> None:
+        self._reconciler = reconciler
+        self._clock = clock
+        self._ask = ask
+        self._last_token = 0
+        self._waiting: dict[int, _Barrier] = {}
+        self.notes: Callable[[], list[str]] = list
+
+    def add(self, request: Request) -> None:
+        """Begin one wait; `timeoutMs` in the request bounds it."""
+        asked = request.body.get("timeoutMs")
+        seconds = asked / 1000 if isinstance(asked, int) and asked >= 0 else MOST_WAIT_SECONDS
+        self._last_token += 1
+        self._waiting[self._last_token] = _Barrier(request, self._clock() + min(seconds, MOST_WAIT_SECONDS))
+        self._ask(self._last_token)
+
+    def reached(self, token: int) -> None:
+        """The source has handed over everything that it held at the call, and it has been marked."""
+        if token in self._waiting:
+            self._waiting[token].tick = self._reconciler.tick
+
+    def advance(self) -> None:
+        """Answer every wait that is over."""
+        now = self._clock()
+        for token, barrier in list(self._waiting.items()):
+            reply = self._answer(barrier, late=now >= barrier.deadline)
+            if reply is not None:
+                del self._waiting[token]
+                barrier.request.reply({"ok": True, "result": reply})
+
+    def next_deadline(self) -> float | None:
+        """When the next wait times out."""
+        return min((barrier.deadline for barrier in self._waiting.values()), default=None)
+
+    def _answer(self, barrier: _Barrier, *, late: bool) -> dict[str, Any] | None:
+        waiting = None if barrier.tick is None else self._reconciler.waiting(barrier.tick)
+        if waiting == []:
+            return {"synced": True, "waitingFor": [], "notes": self.notes()}
+        if not late:
+            return None
+        missing = ["the source has not answered"] if waiting is None else [_name(s) for s in waiting]
+        return {"synced": False, "waitingFor": missing, "notes": self.notes()}
+
+
+def _name(sandbox: Sandbox) -> str:
+    pods = sorted({f"{a.record.pod_namespace}/{a.record.pod_name}" for a in sandbox.attachments.values()})
+    interfaces = ",".join(sorted(sandbox.attachments))
+    because = f": {sandbox.error}" if sandbox.error else ""
+    return f"{' '.join(pods)} {interfaces} in {sandbox.identity.path}{because}"

@@ -1,0 +1,152 @@
+"""The dataplane thread: the only one that owns attachments, enters network namespaces and programs the kernel.
+
+In: the server's requests and the source's updates, through the inbox. Out: replies, programs in the kernel.
+It takes one task of each lane in turn and reconciles one sandbox between, so that a large update delays an ADD by
+the programming of one netns at most.
+"""
+
+import time
+from collections.abc import Callable
+
+from cni_plugin import wire
+from cni_plugin.errors import INTERNAL, TRY_AGAIN_LATER, CniError
+from daemon import planner
+from daemon.barrier import Barriers
+from daemon.errors import DataplaneError, NetnsError
+from daemon.inbox import Inbox, Lane
+from daemon.lifecycle import Lifecycle, reply_error
+from daemon.log import get_logger
+from daemon.reconcile import Reconciler
+from daemon.registry import Registry
+from daemon.report import Report
+from daemon.server import Request
+from daemon.sources.base import Update
+from daemon.upkeep import Upkeep
+
+log = get_logger(__name__)
+
+NETNS_SWEEP_SECONDS = 0.25
+"""A stat per netns: chains and addresses go within a second of the netns' end, or of the link's after a DEL."""
+LINK_SWEEP_SECONDS = 5.0
+"""An entry per netns: for interfaces whose DEL was lost."""
+
+
+class Dataplane:
+    """run() until stop(). post_* may be called from any thread."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        registry: Registry,
+        reconciler: Reconciler,
+        upkeep: Upkeep,
+        lifecycle: Lifecycle,
+        barriers: Barriers,
+        report: Report,
+    ) -> None:
+        self._inbox = inbox
+        self._registry = registry
+        self._reconciler = reconciler
+        self._upkeep = upkeep
+        self._lifecycle = lifecycle
+        self._barriers = barriers
+        self._report = report
+        self._stopping = ""
+        self._next_sweep = 0.0
+        self._next_link_sweep = 0.0
+        self._operations: dict[str, Callable[[Request], None]] = {
+            wire.OP_ADD: lifecycle.add,
+            wire.OP_DEL: lifecycle.delete,
+            wire.OP_CHECK: lifecycle.check,
+            wire.OP_GC: lifecycle.collect,
+            wire.OP_STATUS: lifecycle.status,
+            wire.OP_WAIT: barriers.add,
+            **report.operations,
+        }
+
+    # --- from other threads ------------------------------------------------------------------------------
+
+    def post_request(self, request: Request) -> None:
+        """A client's request; ADDs have a lane of their own."""
+        lane = Lane.ADD if request.op == wire.OP_ADD else Lane.CONTROL
+        self._inbox.put(lane, lambda: self._serve(request))
+
+    def post_update(self, update: Update) -> None:
+        """What the source has found."""
+        self._inbox.put(Lane.SOURCE, lambda: self._take_update(update))
+
+    def stop(self, reason: str) -> None:
+        """End run() after the work in hand."""
+        self._inbox.put(Lane.CONTROL, lambda: self._begin_stop(reason))
+
+    # --- the thread --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until stop(); then answer what waits and bring the records up to date."""
+        while not self._stopping:
+            for task in self._inbox.take(self._patience()):
+                task()
+            self._reconciler.step()
+            self._upkeep_step()
+            self._lifecycle.advance()
+            self._barriers.advance()
+            self._save_one()
+        self._lifecycle.refuse_waiting(self._stopping)
+        while self._save_one():
+            pass
+
+    def _patience(self) -> float:
+        """Seconds until something is due; 0 when there is work at once."""
+        deadlines = (
+            self._next_sweep,
+            self._reconciler.next_due(),
+            self._lifecycle.next_deadline(),
+            self._barriers.next_deadline(),
+        )
+        nearest = min(deadline for deadline in deadlines if deadline is not None)
+        return 0.0 if self._reconciler.lagging else max(0.0, nearest - time.monotonic())
+
+    def _serve(self, request: Request) -> None:
+        operation = self._operations.get(request.op)
+        try:
+            if operation is None:
+                raise CniError(INTERNAL, f"unknown operation {request.op!r}")
+            if self._stopping:
+                raise CniError(TRY_AGAIN_LATER, self._stopping)
+            operation(request)
+        except CniError as error:
+            reply_error(request, error)
+        except (DataplaneError, NetnsError, OSError) as error:
+            reply_error(request, CniError(INTERNAL, str(error)))
+
+    def _take_update(self, update: Update) -> None:
+        if update.changes:
+            self._upkeep.on_changes(update.changes)
+        self._report.source_problems = update.problems
+        if update.complete and not self._upkeep.ready:
+            self._upkeep.become_ready()
+            log.info("ready", extra={"attachments": len(self._registry.attachments)})
+        for token in update.tokens:
+            self._barriers.reached(token)
+
+    def _upkeep_step(self) -> None:
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        links = now >= self._next_link_sweep
+        self._upkeep.sweep(links=links)
+        self._next_sweep = now + NETNS_SWEEP_SECONDS
+        if links:
+            self._next_link_sweep = now + LINK_SWEEP_SECONDS
+
+    def _save_one(self) -> bool:
+        """Bring one sandbox's records up to date, off any reply's path. False: none lags behind."""
+        sandbox = self._reconciler.unsaved()
+        if sandbox is None:
+            return False
+        if sandbox.actual is not None:
+            self._registry.save_applied(sandbox, planner.digest(sandbox.actual))
+        return True
+
+    def _begin_stop(self, reason: str) -> None:
+        self._stopping = reason

@@ -1,0 +1,44 @@
+"""What waits for the dataplane thread, in lanes, so that no kind of work can hold up another.
+
+In: items put by the server, the source and the signal thread. Out: one item of each lane in turn.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TypeAlias
+
+Task: TypeAlias = Callable[[], None]
+
+
+class Lane(IntEnum):
+    """DEL, CHECK, mnpctl and stop; ADDs; what the source sends."""
+
+    CONTROL = 0
+    ADD = 1
+    SOURCE = 2
+
+
+class Inbox:
+    """Thread-safe lanes of tasks, each in order of arrival."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._lanes: tuple[deque[Task], ...] = tuple(deque() for _ in Lane)
+
+    def put(self, lane: Lane, task: Task) -> None:
+        """Append a task to a lane; callable from any thread."""
+        with self._ready:
+            self._lanes[lane].append(task)
+            self._ready.notify()
+
+    def take(self, timeout: float | None) -> list[Task]:
+        """The first task of every lane that has one, after waiting up to `timeout` seconds for any (None: long)."""
+        with self._ready:
+            self._ready.wait_for(lambda: any(self._lanes), timeout)
+            return [lane.popleft() for lane in self._lanes if lane]
+
+    def depths(self) -> dict[str, int]:
+        """How many tasks wait, by lane."""
+        return {lane.name.lower(): len(self._lanes[lane]) for lane in Lane}

@@ -1,0 +1,301 @@
+"""ADD, DEL, CHECK, GC and STATUS as transitions of one attachment's state.
+
+In: requests of the plugin. Out: their replies, and attachments in the registry. Only the dataplane thread calls
+this module; a waiting ADD is an entry in a list and holds no thread.
+
+The order inside an ADD is what makes it safe: find out, record the intent, program, and only then reply.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni_plugin.errors import (
+    INTERNAL,
+    INVALID_ENVIRONMENT,
+    PLUGIN_NOT_AVAILABLE,
+    TRY_AGAIN_LATER,
+    CniError,
+)
+from daemon import cni, netns
+from daemon.attachments import RECORD_VERSION, Record
+from daemon.cni import AddRequest
+from daemon.errors import DataplaneError, NetnsError
+from daemon.log import get_logger
+from daemon.model import Pod
+from daemon.netns import Link, NetnsIdentity
+from daemon.networks import Candidates, find_networks, read_multus_cache
+from daemon.reconcile import Attachment, Reconciler, State
+from daemon.registry import Registry, identity_of, log_fields
+from daemon.server import Request
+from daemon.store import Store
+from daemon.upkeep import Upkeep, same_pod
+
+log = get_logger(__name__)
+
+UNKNOWN_POD_SECONDS = 1.0
+"""How long an ADD waits for its pod to show up in the source."""
+REPLY_MARGIN_SECONDS = 0.5
+"""Left to the plugin out of its own timeout, so that our reason reaches the runtime and not a bare timeout."""
+MOST_WAIT_SECONDS = 600.0
+NO_NETWORK = Candidates((), "none")
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleSettings:
+    """multus_cache: where Multus notes its delegates. track: connection tracking unless the config says other (A6)."""
+
+    boot_id: str
+    multus_cache: Path
+    track: bool
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An ADD that can't be answered yet. since: when the source could first have known its pod."""
+
+    add: AddRequest
+    request: Request
+    deadline: float
+    since: float | None = None
+
+    @property
+    def patience(self) -> float:
+        """When it must be answered at the latest."""
+        return self.deadline if self.since is None else min(self.deadline, self.since + UNKNOWN_POD_SECONDS)
+
+
+class Lifecycle:
+    """`clock`: monotonic seconds; `rescan` asks the source to look again, now."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        reconciler: Reconciler,
+        upkeep: Upkeep,
+        clock: Callable[[], float],
+        rescan: Callable[[], None],
+        settings: LifecycleSettings,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._reconciler = reconciler
+        self._upkeep = upkeep
+        self._clock = clock
+        self._rescan = rescan
+        self._settings = settings
+        self._waiting: list[Waiting] = []
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """ADD: answered now, or when its pod is known, or at its deadline."""
+        add = cni.parse_add(request.body)
+        left = request.body.get("timeLeftMs")
+        seconds = left / 1000 if isinstance(left, int) and left > 0 else 0.0
+        deadline = request.received + min(MOST_WAIT_SECONDS, max(0.0, seconds - REPLY_MARGIN_SECONDS))
+        waiting = Waiting(add, request, deadline)
+        if not self._advance(waiting):
+            self._waiting.append(waiting)
+
+    def delete(self, request: Request) -> None:
+        """DEL: the addresses leave the peer sets at once; the restrictions stay until the link is gone."""
+        key = cni.parse_key(request.body)
+        for waiting in [w for w in self._waiting if w.add.key == key]:
+            self._waiting.remove(waiting)
+            reply_error(waiting.request, CniError(TRY_AGAIN_LATER, "DEL of this attachment came meanwhile"))
+        attachment = self._registry.attachments.get(key)
+        if attachment is not None and not attachment.record.withdrawn:
+            self._registry.withdraw(attachment)
+            log.info("deleted", extra=log_fields(attachment.record))
+        request.reply({"ok": True})
+
+    def check(self, request: Request) -> None:
+        """CHECK: reads and compares, changes nothing. Raises CniError for what differs."""
+        add = cni.parse_add(request.body)
+        attachment = self._registry.attachments.get(add.key)
+        if attachment is None:
+            raise CniError(INTERNAL, f"{add.key}: not registered with this daemon: it has had no ADD")
+        if attachment.record.unready or attachment.state is not State.APPLIED:
+            because = self._registry.sandbox(attachment).error or self._upkeep.not_ready_because
+            raise CniError(TRY_AGAIN_LATER, f"{add.key}: not in force yet: {because or attachment.state}")
+        identity, link = _inspect(add)
+        difference = self._difference(attachment, identity, link)
+        if difference:
+            raise CniError(INTERNAL, f"{add.key}: {difference}")
+        request.reply({"ok": True})
+
+    def status(self, request: Request) -> None:
+        """STATUS: code 50 when an ADD would fail."""
+        if not self._upkeep.ready:
+            raise CniError(PLUGIN_NOT_AVAILABLE, f"not ready: {self._upkeep.not_ready_because}")
+        request.reply({"ok": True})
+
+    def collect(self, request: Request) -> None:
+        """GC: drops bookkeeping whose netns is gone; never the rules of a live one, whatever the list says."""
+        self._upkeep.sweep(links=True)
+        request.reply({"ok": True})
+
+    # --- waiting ADDs ------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many ADDs wait."""
+        return len(self._waiting)
+
+    def advance(self) -> None:
+        """Look at every waiting ADD again, in order of arrival: the source has news, or time has passed."""
+        self._waiting = [waiting for waiting in self._waiting if not self._advance(waiting)]
+
+    def next_deadline(self) -> float | None:
+        """When a waiting ADD must be looked at again at the latest."""
+        return min((waiting.patience for waiting in self._waiting), default=None)
+
+    def refuse_waiting(self, reason: str) -> None:
+        """Answer all that wait with code 11: this daemon stops."""
+        for waiting in self._waiting:
+            reply_error(waiting.request, CniError(TRY_AGAIN_LATER, reason))
+        self._waiting.clear()
+
+    def _advance(self, waiting: Waiting) -> bool:
+        """Answer an ADD if that can be done now. True: answered."""
+        try:
+            return self._try(waiting)
+        except CniError as error:
+            reply_error(waiting.request, error)
+        except (NetnsError, DataplaneError, OSError) as error:
+            reply_error(waiting.request, CniError(INTERNAL, f"{waiting.add.key}: {error}"))
+        return True
+
+    def _try(self, waiting: Waiting) -> bool:
+        add = waiting.add
+        if add.guard or add.pod is None:
+            self._commit(waiting, None, NO_NETWORK, unready=False)
+            return True
+        late = self._clock() >= waiting.patience
+        if not self._upkeep.ready:
+            if late:
+                self._answer_unready(waiting)
+            return late
+        pod = self._store.pod(add.pod.namespace, add.pod.name)
+        if pod is not None and same_pod(pod, add.pod.uid):
+            self._commit(waiting, pod, self._candidates(add, pod), unready=False)
+            return True
+        if waiting.since is None:
+            waiting.since = self._clock()
+            self._rescan()
+        elif late:
+            raise CniError(TRY_AGAIN_LATER, _unknown(add.pod, pod))
+        return False
+
+    def _answer_unready(self, waiting: Waiting) -> None:
+        """The deadline came before the source: error 11, or everything denied until it comes (`onUnready`)."""
+        if not waiting.add.deny_unready:
+            raise CniError(TRY_AGAIN_LATER, f"not ready: {self._upkeep.not_ready_because}")
+        self._commit(waiting, None, NO_NETWORK, unready=True)
+
+    def _candidates(self, add: AddRequest, pod: Pod) -> Candidates:
+        cached = read_multus_cache(self._settings.multus_cache, add.key.container_id, add.key.ifname)
+        definitions = self._store.net_attach_defs().values()
+        return find_networks(add.network, cached, add.config_name, add.key.ifname, pod, definitions)
+
+    # --- committing an ADD -------------------------------------------------------------------------------
+
+    def _commit(self, waiting: Waiting, pod: Pod | None, found: Candidates, *, unready: bool) -> None:
+        """Record, program, reply; when something fails, things are as they were before this ADD."""
+        add = waiting.add
+        identity, link = _inspect(add)
+        present = self._reconciler.sandboxes.get(identity.token)
+        if present is not None and present.held:
+            raise CniError(TRY_AGAIN_LATER, "this netns holds attachments that are not verified since the start")
+        attachment = Attachment(self._record(add, identity, link, pod, found, unready))
+        fields = log_fields(attachment.record)
+        if not waiting.request.alive():
+            # Its runtime has given up: the DEL may have come and gone already.
+            log.info("add-abandoned", extra=fields)
+            return
+        replaced = self._registry.replace(attachment)
+        try:
+            self._reconciler.apply(self._registry.sandbox(attachment))
+        except (DataplaneError, NetnsError) as error:
+            log.error("add-failed", extra={**fields, "error": str(error)})
+            self._registry.undo(attachment, replaced)
+            raise
+        log.info("added", extra={**fields, "evidence": found.evidence})
+        waiting.request.reply({"ok": True})
+
+    def _record(
+        self,
+        add: AddRequest,
+        identity: NetnsIdentity,
+        link: Link | None,
+        pod: Pod | None,
+        found: Candidates,
+        unready: bool,
+    ) -> Record:
+        uid = pod.uid if pod is not None else add.pod.uid if add.pod is not None else ""
+        return Record(
+            version=RECORD_VERSION,
+            boot_id=self._settings.boot_id,
+            container_id=add.key.container_id,
+            ifname=add.key.ifname,
+            netns=identity.path,
+            device=identity.device,
+            inode=identity.inode,
+            cookie=identity.cookie,
+            ifindex=0 if add.guard or link is None else link.ifindex,
+            mac="" if link is None else link.mac,
+            addresses=add.addresses,
+            pod_namespace="" if add.pod is None else add.pod.namespace,
+            pod_name="" if add.pod is None else add.pod.name,
+            pod_uid=uid,
+            labels={} if pod is None else dict(pod.labels),
+            ports=() if pod is None else pod.ports,
+            networks=found.networks,
+            evidence=found.evidence,
+            configured=add.network or "",
+            config_name=add.config_name,
+            guard=add.guard,
+            withdrawn=False,
+            track=self._settings.track if add.track is None else add.track,
+            unready=unready,
+        )
+
+    def _difference(self, attachment: Attachment, identity: NetnsIdentity, link: Link | None) -> str:
+        record = attachment.record
+        if not identity.same(identity_of(record)):
+            return f"{identity.path} is not the netns that its ADD was for"
+        if record.guard:
+            return "only the guard has had its ADD"
+        if link is None or link.ifindex != record.ifindex:
+            return f"{record.ifname} is not the interface that its ADD was for"
+        try:
+            return self._reconciler.verify(self._registry.sandbox(attachment))
+        except (NetnsError, DataplaneError) as error:
+            return str(error)
+
+
+def reply_error(request: Request, error: CniError) -> None:
+    """Log an error and send it as the reply."""
+    log.warning("refused", extra={"op": request.op, "code": error.code, "error": error.msg})
+    request.reply({"ok": False, "code": error.code, "msg": error.msg, "details": error.details})
+
+
+def _inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
+    """The netns and the interface of a request. Raises CniError (code 4) for what is not there."""
+    try:
+        identity = netns.identify(add.netns)
+        with netns.entered(add.netns, identity):
+            link = netns.link(add.key.ifname)
+    except NetnsError as error:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {error}") from error
+    if link is None and not add.guard:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {add.key.ifname}: no such interface in {add.netns}")
+    return identity, link
+
+
+def _unknown(identity: cni.PodIdentity, pod: Pod | None) -> str:
+    if pod is None:
+        return f"pod {identity} is not known to the source: is its object there, and does this daemon see it?"
+    return f"pod {identity} is known with UID {pod.uid}, not {identity.uid}: another pod of this name"

@@ -1,0 +1,314 @@
+"""From what shall be in each netns to what is: coalesce, apply, fail closed, retry.
+
+In: attachments placed in sandboxes, and marks of what became dirty. Out: programs in the kernel, and the state of
+each attachment. Only the dataplane thread calls this module.
+
+A sandbox (one network namespace) is the unit of work: its program holds every attachment in it and is applied as
+one atomic batch. What was applied is kept as a model; `actual` None means that the kernel's state is not known, and
+then everything of ours there is rewritten.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from daemon import netns, planner
+from daemon.attachments import Record
+from daemon.backends.base import Backend
+from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
+from daemon.log import get_logger
+from daemon.model import AttachmentKey, Direction
+from daemon.netns import NetnsIdentity
+from daemon.planner import ChainSpec, Gate, Program
+from daemon.store import Store
+
+log = get_logger(__name__)
+
+RETRY_FIRST_SECONDS = 0.5
+RETRY_MOST_SECONDS = 60.0
+
+
+class State(StrEnum):
+    """How an attachment stands. RESTORED: taken over from a record, its rules in the kernel as they were."""
+
+    APPLIED = "applied"
+    PENDING = "pending"
+    DENIED = "denied"
+    RESTORED = "restored"
+
+
+@dataclass(slots=True)
+class Attachment:
+    """One attachment alive. labels and ports in the record may lag; the store has the current ones."""
+
+    record: Record
+    state: State = State.PENDING
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> AttachmentKey:
+        """(containerID, ifname)."""
+        return self.record.key
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """One network namespace and what is ours in it. dirty_since None: as desired.
+
+    held: restored at the start and not verified yet; its rules stay as they are, whatever happens meanwhile.
+    """
+
+    identity: NetnsIdentity
+    attachments: dict[str, Attachment] = field(default_factory=dict)
+    actual: Program | None = None
+    generation: int = 0
+    held: bool = False
+    dirty_since: int | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    error: str = ""
+
+
+class Reconciler:
+    """Owns the sandboxes. `clock` is monotonic seconds; `on_gone` is told of sandboxes whose netns is gone."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        clock: Callable[[], float],
+        on_gone: Callable[[Sandbox], None],
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._clock = clock
+        self._on_gone = on_gone
+        self._tick = 0
+        self._dirty: dict[int, Sandbox] = {}
+        self._unsaved: dict[int, Sandbox] = {}
+        self.sandboxes: dict[int, Sandbox] = {}
+        self.applied_total = 0
+        self.failed_total = 0
+
+    # --- placing -----------------------------------------------------------------------------------------
+
+    def sandbox(self, identity: NetnsIdentity) -> Sandbox:
+        """The sandbox of a netns, made when it is new."""
+        found = self.sandboxes.get(identity.token)
+        if found is None:
+            found = self.sandboxes[identity.token] = Sandbox(identity)
+        return found
+
+    def forget(self, sandbox: Sandbox) -> None:
+        """Drop a sandbox that holds no attachment or whose netns is gone."""
+        self.sandboxes.pop(sandbox.identity.token, None)
+        self._dirty.pop(sandbox.identity.token, None)
+        self._unsaved.pop(sandbox.identity.token, None)
+
+    def mark(self, sandboxes: Iterable[Sandbox]) -> None:
+        """These no longer are as desired."""
+        self._tick += 1
+        for sandbox in sandboxes:
+            if sandbox.held:
+                continue
+            if sandbox.dirty_since is None:
+                sandbox.dirty_since = self._tick
+            self._dirty[sandbox.identity.token] = sandbox
+
+    # --- working -----------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Apply one dirty sandbox that is due. False: none is."""
+        now = self._clock()
+        for sandbox in self._dirty.values():
+            if sandbox.retry_at <= now:
+                self.reconcile(sandbox)
+                return True
+        return False
+
+    def next_due(self) -> float | None:
+        """When the next retry is due, on the clock; None: nothing is dirty."""
+        return min((sandbox.retry_at for sandbox in self._dirty.values()), default=None)
+
+    def reconcile(self, sandbox: Sandbox) -> None:
+        """Make one sandbox as desired; on failure deny what could not be programmed and set the time of a retry."""
+        try:
+            self.apply(sandbox)
+        except NetnsGoneError:
+            self._on_gone(sandbox)
+        except (DataplaneError, NetnsError) as error:
+            self._fail(sandbox, error)
+
+    def apply(self, sandbox: Sandbox) -> None:
+        """Program what is desired, or raise DataplaneError or NetnsError with nothing changed."""
+        if not sandbox.attachments:
+            self._remove(sandbox)
+            return
+        desired = self._desired(sandbox)
+        if desired != sandbox.actual:
+            self._commit(sandbox, desired)
+        for attachment in sandbox.attachments.values():
+            attachment.state = State.APPLIED
+        self._settle(sandbox)
+
+    def take_over(self, sandbox: Sandbox, digest: str, generation: int) -> bool:
+        """At start: believe that the kernel still holds what a record says, if both digests and generation agree.
+
+        False: something differs, so `actual` stays unknown and the sandbox is to be rewritten.
+        """
+        desired = self._desired(sandbox)
+        if planner.digest(desired) != digest:
+            return False
+        with netns.entered(sandbox.identity.path, sandbox.identity):
+            if self._backend.generation() != generation:
+                return False
+        sandbox.actual = desired
+        sandbox.generation = generation
+        for attachment in sandbox.attachments.values():
+            attachment.state = State.APPLIED
+        self._settle(sandbox)
+        return True
+
+    def verify(self, sandbox: Sandbox) -> str:
+        """What in the kernel differs from what was applied; "": nothing. Reads only (CHECK)."""
+        if sandbox.actual is None or sandbox.dirty_since is not None:
+            return sandbox.error or "not programmed yet"
+        with netns.entered(sandbox.identity.path, sandbox.identity):
+            if self._backend.generation() == sandbox.generation:
+                return ""
+            return self._backend.differences(sandbox.actual)
+
+    def counters(self, sandbox: Sandbox) -> dict[str, tuple[int, int]]:
+        """The drop counters in a sandbox: name to (packets, bytes)."""
+        with netns.entered(sandbox.identity.path, sandbox.identity):
+            return self._backend.counters()
+
+    # --- what others wait for ----------------------------------------------------------------------------
+
+    @property
+    def tick(self) -> int:
+        """Rises with every mark; what was dirty at tick t is applied when `waiting(t)` is empty."""
+        return self._tick
+
+    def waiting(self, tick: int) -> list[Sandbox]:
+        """The sandboxes that were dirty at that tick and still are."""
+        return [s for s in self._dirty.values() if s.dirty_since is not None and s.dirty_since <= tick]
+
+    def pending(self) -> list[Sandbox]:
+        """The sandboxes that are not as desired now."""
+        return list(self._dirty.values())
+
+    @property
+    def lagging(self) -> bool:
+        """Whether unsaved() has something to give."""
+        return bool(self._unsaved)
+
+    def unsaved(self) -> Sandbox | None:
+        """One sandbox whose records lag behind what was applied; each is given once a change."""
+        return self._unsaved.popitem()[1] if self._unsaved else None
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _desired(self, sandbox: Sandbox) -> Program:
+        gates = [self._gate(attachment) for attachment in sandbox.attachments.values()]
+        track = any(attachment.record.track for attachment in sandbox.attachments.values())
+        return planner.make_program(gates, self._store.members, track)
+
+    def _gate(self, attachment: Attachment) -> planner.GateRequest:
+        record = attachment.record
+        if record.guard or record.unready:
+            return planner.denied_gate(record.ifname, record.ifindex or None, str(record.key))
+        ruleset = self._store.ruleset(record.key)
+        return planner.GateRequest(record.ifname, record.ifindex, str(record.key), ruleset)
+
+    def _commit(self, sandbox: Sandbox, desired: Program) -> None:
+        try:
+            self._program(sandbox, planner.make_plan(desired, sandbox.actual))
+        except DataplaneError as error:
+            if sandbox.actual is None:
+                raise
+            # The model may be wrong because somebody else changed our table: once more, from scratch.
+            log.warning("rewriting", extra={"netns": sandbox.identity.path, "error": str(error)})
+            sandbox.actual = None
+            self._program(sandbox, planner.make_plan(desired, None))
+        sandbox.actual = desired
+
+    def _program(self, sandbox: Sandbox, plan: planner.Plan) -> None:
+        with netns.entered(sandbox.identity.path, sandbox.identity):
+            sandbox.generation = self._backend.apply(plan)
+        self.applied_total += 1
+
+    def _remove(self, sandbox: Sandbox) -> None:
+        """Nothing of ours is left to govern: the table goes too."""
+        with netns.entered(sandbox.identity.path, sandbox.identity):
+            self._backend.remove()
+        self.forget(sandbox)
+
+    def _settle(self, sandbox: Sandbox) -> None:
+        sandbox.dirty_since = None
+        sandbox.failures = 0
+        sandbox.retry_at = 0.0
+        sandbox.error = ""
+        self._dirty.pop(sandbox.identity.token, None)
+        self._unsaved[sandbox.identity.token] = sandbox
+
+    def _fail(self, sandbox: Sandbox, error: Exception) -> None:
+        self.failed_total += 1
+        sandbox.failures += 1
+        delay = min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2 ** (sandbox.failures - 1))
+        sandbox.retry_at = self._clock() + delay * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)
+        first = sandbox.error != str(error)
+        sandbox.error = str(error)
+        self.mark([sandbox])
+        if first:
+            log.error("apply-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
+            self._deny(sandbox)
+
+    def _deny(self, sandbox: Sandbox) -> None:
+        """Fail closed, narrowly: directions that can't be made as desired let nothing new in or out."""
+        desired = self._desired(sandbox)
+        denied = _closed(desired, sandbox.actual)
+        for attachment in sandbox.attachments.values():
+            gate = denied.gates[attachment.record.ifname]
+            attachment.state = State.DENIED if gate != desired.gates[gate.ifname] else State.APPLIED
+        try:
+            self._program(sandbox, planner.make_plan(denied, None))
+            sandbox.actual = denied
+        except NetnsGoneError:
+            self._on_gone(sandbox)
+        except (DataplaneError, NetnsError) as error:
+            # What is in the kernel stays: the rules that were there last.
+            sandbox.actual = None
+            log.error("deny-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
+
+
+def _closed(desired: Program, actual: Program | None) -> Program:
+    """The desired program with each isolated direction denied that is not already as desired."""
+    gates = {name: _closed_gate(gate, desired, actual) for name, gate in desired.gates.items()}
+    used = {
+        rule.peer
+        for gate in gates.values()
+        for direction in Direction
+        if (chain := gate.chain(direction)) is not None
+        for rule in chain.rules
+    }
+    return Program(gates, {name: spec for name, spec in desired.sets.items() if name in used}, desired.track)
+
+
+def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:
+    chains = {d: _closed_chain(gate, d, desired, actual) for d in Direction}
+    return Gate(gate.ifname, gate.ifindex, gate.owner, chains[Direction.INGRESS], chains[Direction.EGRESS])
+
+
+def _closed_chain(gate: Gate, direction: Direction, desired: Program, actual: Program | None) -> ChainSpec | None:
+    wanted = gate.chain(direction)
+    if wanted is None or not wanted.isolated:
+        return wanted
+    if actual is not None and gate.ifname in actual.gates:
+        present = actual.gates[gate.ifname].chain(direction)
+        peers = {rule.peer for rule in wanted.rules if rule.peer is not None}
+        if present == wanted and all(desired.sets[p] == actual.sets.get(p) for p in peers):
+            return wanted
+    # Connections that were allowed go on: to end them is revocation's work, and needs rules that can be trusted.
+    return ChainSpec(isolated=True, rules=(), established=wanted.established)

@@ -1,0 +1,140 @@
+"""All attachments of this node: the one place that keeps store, sandboxes and records in step.
+
+In: records of attachments that come, change and go. Out: what they make dirty, marked in the reconciler.
+Only the dataplane thread calls this module.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from daemon.attachments import Record, RecordStore
+from daemon.log import get_logger
+from daemon.model import AttachmentKey, Subject
+from daemon.netns import NetnsIdentity
+from daemon.reconcile import Attachment, Reconciler, Sandbox
+from daemon.store import Store
+
+log = get_logger(__name__)
+
+
+class Registry:
+    """attachments: by (containerID, ifname)."""
+
+    def __init__(self, store: Store, records: RecordStore, reconciler: Reconciler) -> None:
+        self._store = store
+        self._records = records
+        self._reconciler = reconciler
+        self.attachments: dict[AttachmentKey, Attachment] = {}
+
+    def sandbox(self, attachment: Attachment) -> Sandbox:
+        """Where an attachment lives."""
+        return self._reconciler.sandbox(identity_of(attachment.record))
+
+    def mark(self, keys: Iterable[AttachmentKey]) -> None:
+        """These attachments are no longer as desired."""
+        present = (self.attachments[key] for key in keys if key in self.attachments)
+        self._reconciler.mark(self.sandbox(attachment) for attachment in present)
+
+    def attach(self, attachment: Attachment) -> None:
+        """Record it, then let it count: as a subject, and with its addresses as a peer. A guard is neither."""
+        record = attachment.record
+        self._records.save(record)
+        self.attachments[record.key] = attachment
+        sandbox = self.sandbox(attachment)
+        sandbox.attachments[record.ifname] = attachment
+        if not record.guard:
+            pod = (record.pod_namespace, record.pod_name) if record.pod_name else None
+            addresses = () if record.withdrawn else record.addresses
+            self.mark(self._store.attach(record.key, pod, record.pod_uid, subject_of(record), addresses))
+        self._reconciler.mark([sandbox])
+
+    def detach(self, attachment: Attachment) -> None:
+        """Forget it; the kernel follows with its sandbox's next program."""
+        key = attachment.key
+        del self.attachments[key]
+        self._records.delete(key)
+        sandbox = self.sandbox(attachment)
+        if sandbox.attachments.get(key.ifname) is attachment:
+            del sandbox.attachments[key.ifname]
+            self._reconciler.mark([sandbox])
+        if not attachment.record.guard:
+            self.mark(self._store.detach(key))
+
+    def replace(self, attachment: Attachment) -> list[Attachment]:
+        """Put an attachment in the place of what has its key, or its interface in its netns. Returns what had."""
+        here = self.sandbox(attachment).attachments.get(attachment.record.ifname)
+        same = self.attachments.get(attachment.key)
+        replaced = list({id(old): old for old in (here, same) if old is not None}.values())
+        for old in replaced:
+            self.detach(old)
+        self.attach(attachment)
+        return replaced
+
+    def undo(self, failed: Attachment, replaced: Iterable[Attachment]) -> None:
+        """Take back a replace() whose program could not be applied."""
+        self.detach(failed)
+        for old in replaced:
+            self.attach(old)
+        sandbox = self.sandbox(failed)
+        if not sandbox.attachments and sandbox.actual is None:
+            self._reconciler.forget(sandbox)
+
+    def withdraw(self, attachment: Attachment) -> None:
+        """DEL came: its addresses leave the peer sets at once, its restrictions stay (the link may live on)."""
+        self.update(attachment, withdrawn=True)
+        if not attachment.record.guard:
+            self.mark(self._store.withdraw(attachment.key))
+
+    def rename_networks(self, attachment: Attachment, networks: tuple[str, ...], evidence: str) -> None:
+        """It turned out which net-attach-defs made this attachment."""
+        if networks != attachment.record.networks:
+            self.mark(self._store.update_networks(attachment.key, networks))
+        self.update(attachment, networks=networks, evidence=evidence)
+
+    def drop_sandbox(self, sandbox: Sandbox) -> None:
+        """The netns is gone, and with it the rules."""
+        for attachment in list(sandbox.attachments.values()):
+            log.info("netns-gone", extra=log_fields(attachment.record))
+            self.detach(attachment)
+        self._reconciler.forget(sandbox)
+
+    def update(self, attachment: Attachment, **fields: Any) -> None:
+        """Change fields of a record; written only where something differs."""
+        changed = msgspec.structs.replace(attachment.record, **fields)
+        if changed != attachment.record:
+            attachment.record = changed
+            self._records.save(changed)
+
+    def save_applied(self, sandbox: Sandbox, digest: str) -> None:
+        """Bring a sandbox's records up to date with what was applied and with the pods' last labels (A11)."""
+        for attachment in sandbox.attachments.values():
+            record = attachment.record
+            subject = subject_of(record) if record.guard else self._store.subject(record.key)
+            labels, ports = dict(subject.labels), subject.ports
+            self.update(
+                attachment, labels=labels, ports=ports, digest=digest, generation=sandbox.generation
+            )
+
+
+def identity_of(record: Record) -> NetnsIdentity:
+    """The network namespace that a record speaks of."""
+    return NetnsIdentity(record.netns, record.device, record.inode, record.cookie)
+
+
+def subject_of(record: Record) -> Subject:
+    """The subject as the record last saw it."""
+    return Subject(record.pod_namespace, record.labels, record.ports, record.networks)
+
+
+def log_fields(record: Record) -> dict[str, str]:
+    """What a log event says of an attachment."""
+    return {
+        "container": record.container_id,
+        "interface": record.ifname,
+        "pod": f"{record.pod_namespace}/{record.pod_name}" if record.pod_name else "",
+        "networks": ",".join(record.networks),
+        "netns": record.netns,
+        "role": "guard" if record.guard else "unready" if record.unready else "attachment",
+    }

@@ -1,0 +1,228 @@
+"""What `mnpctl` shows: answers built from the store, the registry and the reconciler, as plain maps.
+
+In: requests of mnpctl. Out: replies; nothing is changed. Only the dataplane thread calls this module.
+"""
+
+import ipaddress
+import os
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Any
+
+from cni_plugin import wire
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from daemon.backends.base import Backend
+from daemon.errors import DataplaneError, NetnsError
+from daemon.model import Policy, Problem
+from daemon.reconcile import Attachment, Reconciler
+from daemon.registry import Registry
+from daemon.server import Request
+from daemon.store import Store
+from daemon.upkeep import Upkeep
+
+
+class Report:
+    """operations: by name, for the dataplane's table. source_problems: file or object to its problems."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        reconciler: Reconciler,
+        upkeep: Upkeep,
+        backend: Backend,
+        source: str,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._reconciler = reconciler
+        self._upkeep = upkeep
+        self._backend = backend
+        self._source = source
+        self._started = time.monotonic()
+        self.waiting_adds: Callable[[], int] = lambda: 0
+        self.source_problems: dict[str, tuple[Problem, ...]] = {}
+        self.operations: dict[str, Callable[[Request], None]] = {
+            wire.OP_STATUS_REPORT: self._answer(self.status),
+            wire.OP_ATTACHMENTS: self._answer(self.attachments),
+            wire.OP_POLICIES: self._answer(self.policies),
+            wire.OP_RENDER: self._answer(self.render),
+        }
+
+    def _answer(self, make: Callable[[dict[str, Any]], Any]) -> Callable[[Request], None]:
+        def operation(request: Request) -> None:
+            request.reply({"ok": True, "result": make(request.body)})
+
+        return operation
+
+    # --- operations --------------------------------------------------------------------------------------
+
+    def status(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The daemon as a whole."""
+        attachments = self._registry.attachments.values()
+        states: dict[str, int] = {}
+        for attachment in attachments:
+            states[_state(attachment)] = states.get(_state(attachment), 0) + 1
+        return {
+            "version": version("multi-networkpolicy"),
+            "wireVersions": list(wire.SERVED_VERSIONS),
+            "pid": os.getpid(),
+            "uptimeSeconds": round(time.monotonic() - self._started, 1),
+            "ready": self._upkeep.ready,
+            "notReadyBecause": self._upkeep.not_ready_because,
+            "source": self._source,
+            "backend": self._backend.name,
+            "attachments": states,
+            "waitingAdds": self.waiting_adds(),
+            "pending": sorted(s.identity.path for s in self._reconciler.pending()),
+            "policies": len(self._store.policies()),
+            "applied": self._reconciler.applied_total,
+            "failed": self._reconciler.failed_total,
+            "problems": self.problems(),
+        }
+
+    def attachments(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """All attachments, or those of `pod` ("namespace/name")."""
+        wanted = _optional_text(body, "pod")
+        found = [self._describe(a) for a in self._registry.attachments.values()]
+        return sorted(
+            (item for item in found if wanted in (None, item["pod"])),
+            key=lambda item: (item["pod"], item["interface"], item["containerID"]),
+        )
+
+    def policies(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """All policies with what they govern here, and the problems that SEMANTICS calls reported."""
+        governed = self._governed()
+        problems = self._store.problems()
+        return [
+            {
+                "namespace": policy.namespace,
+                "name": policy.name,
+                "policyFor": list(policy.networks),
+                "policyTypes": _types(policy),
+                "governs": governed.get((policy.namespace, policy.name), []),
+                "problems": _problems(problems.get(policy.key, ())),
+            }
+            for policy in sorted(self._store.policies(), key=lambda p: (p.namespace, p.name))
+        ]
+
+    def render(self, body: dict[str, Any]) -> dict[str, Any]:
+        """What is programmed for one attachment: `pod` and, where it has several, `interface`."""
+        attachment = self._find(body)
+        sandbox = self._registry.sandbox(attachment)
+        if sandbox.actual is None:
+            text = "# not known: taken over from an earlier run and not verified yet\n"
+        else:
+            text = self._backend.text(sandbox.actual, attachment.record.ifname)
+        try:
+            counters = self._reconciler.counters(sandbox)
+        except (DataplaneError, NetnsError):
+            counters = {}
+        return {**self._describe(attachment), "text": text, "drops": _drops(counters)}
+
+    # --- parts -------------------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Everything reported, a line each: broken files, problems in objects, failures to program."""
+        lines = [
+            f"{where}: {problem.field + ': ' if problem.field else ''}{problem.message}"
+            for where, problems in self.source_problems.items()
+            for problem in problems
+        ]
+        for key, problems in self._store.problems().items():
+            lines += [f"{key}: {problem.field}: {problem.message}" for problem in problems]
+        for sandbox in self._reconciler.sandboxes.values():
+            if sandbox.error:
+                lines.append(f"{sandbox.identity.path}: {sandbox.error}")
+        for attachment in self._registry.attachments.values():
+            lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in attachment.notes]
+        return lines
+
+    def _describe(self, attachment: Attachment) -> dict[str, Any]:
+        record = attachment.record
+        governing = [] if record.guard else self._store.governing(record.key)
+        return {
+            "pod": _pod(attachment),
+            "uid": record.pod_uid,
+            "interface": record.ifname,
+            "ifindex": record.ifindex,
+            "containerID": record.container_id,
+            "netns": record.netns,
+            "networks": list(record.networks),
+            "evidence": record.evidence,
+            "addresses": [str(ipaddress.ip_address(address)) for address in record.addresses],
+            "mac": record.mac,
+            "state": _state(attachment),
+            "isolated": self._isolated(attachment),
+            "policies": sorted(f"{policy.namespace}/{policy.name}" for policy in governing),
+            "error": self._registry.sandbox(attachment).error,
+            "notes": list(attachment.notes),
+        }
+
+    def _isolated(self, attachment: Attachment) -> list[str]:
+        record = attachment.record
+        if record.guard or record.unready:
+            return ["ingress", "egress"]
+        ruleset = self._store.ruleset(record.key)
+        directions = {"ingress": ruleset.ingress, "egress": ruleset.egress}
+        return [name for name, matches in directions.items() if matches is not None]
+
+    def _governed(self) -> dict[tuple[str, str], list[str]]:
+        governed: dict[tuple[str, str], list[str]] = {}
+        for attachment in self._registry.attachments.values():
+            if not attachment.record.guard:
+                for policy in self._store.governing(attachment.key):
+                    name = f"{_pod(attachment)} {attachment.key.ifname}"
+                    governed.setdefault((policy.namespace, policy.name), []).append(name)
+        return {key: sorted(names) for key, names in governed.items()}
+
+    def _find(self, body: dict[str, Any]) -> Attachment:
+        pod = _optional_text(body, "pod")
+        interface = _optional_text(body, "interface")
+        container = _optional_text(body, "containerID")
+        found = [
+            attachment
+            for attachment in self._registry.attachments.values()
+            if pod in (None, _pod(attachment))
+            and interface in (None, attachment.key.ifname)
+            and (container is None or attachment.key.container_id.startswith(container))
+        ]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise CniError(INVALID_CONFIG, f"no attachment of {pod or 'any pod'} fits; see `mnpctl attachments`")
+        names = ", ".join(sorted(f"{_pod(a)} {a.key}" for a in found))
+        raise CniError(INVALID_CONFIG, f"{len(found)} attachments fit; name the interface: {names[:1000]}")
+
+
+def _pod(attachment: Attachment) -> str:
+    record = attachment.record
+    return f"{record.pod_namespace}/{record.pod_name}" if record.pod_name else ""
+
+
+def _state(attachment: Attachment) -> str:
+    record = attachment.record
+    if record.withdrawn:
+        return "deleted"
+    return "guard" if record.guard else "unready" if record.unready else str(attachment.state)
+
+
+def _types(policy: Policy) -> list[str]:
+    types = {"Ingress": policy.ingress, "Egress": policy.egress}
+    return [name for name, rules in types.items() if rules is not None]
+
+
+def _problems(problems: Iterable[Problem]) -> list[dict[str, str]]:
+    return [{"field": problem.field, "message": problem.message} for problem in problems]
+
+
+def _drops(counters: dict[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    return {name: {"packets": packets, "bytes": size} for name, (packets, size) in sorted(counters.items())}
+
+
+def _optional_text(body: dict[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise CniError(INVALID_CONFIG, f"{name} is not a text")
+    return value

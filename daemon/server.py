@@ -1,0 +1,293 @@
+"""The Unix socket: one thread, one epoll loop, all clients.
+
+In: framed requests (cni_plugin.wire). Out: decoded `Request`s to `dispatch`, and their replies to the clients.
+What a request means is lifecycle's; here are only transport, bounds on sizes and times, and who may speak.
+A waiting request holds no thread, so any number of ADDs may wait while DEL and mnpctl are served.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from cni_plugin import wire
+from daemon.log import get_logger
+
+log = get_logger(__name__)
+
+READ_SECONDS = 5.0
+"""From connect to the whole request."""
+WRITE_SECONDS = 30.0
+"""From the reply to its last byte taken: mnpctl may read 64 MiB over a slow terminal."""
+MAX_CONNECTIONS = 2048
+"""Beyond this, new clients wait in the kernel's backlog."""
+_HEADER = 4
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Request:
+    """One request of one client. reply() may be called from any thread, once; later calls do nothing."""
+
+    def __init__(self, body: dict[str, Any], connection: "_Connection", server: "Server") -> None:
+        self.body = body
+        self.received = time.monotonic()
+        self._connection = connection
+        self._server = server
+
+    @property
+    def op(self) -> str:
+        """The operation's name; "" when the client sent none."""
+        op = self.body.get("op")
+        return op if isinstance(op, str) else ""
+
+    def reply(self, body: dict[str, Any]) -> None:
+        """Send the reply; dropped when the client has gone."""
+        self._server.post(self._connection, {"v": wire.WIRE_VERSION, **body})
+
+    def alive(self) -> bool:
+        """Whether the client still holds its end open: asked right before something is committed for it."""
+        return self._connection.alive()
+
+
+class _Connection:
+    """One client: reads up to one frame, then waits for its reply, then writes it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.lock = threading.Lock()
+        self.closed = False
+        self.received = bytearray()
+        self.answered = False
+        self.outgoing = memoryview(b"")
+        self.deadline: float | None = time.monotonic() + READ_SECONDS
+
+    def alive(self) -> bool:
+        with self.lock:
+            if self.closed:
+                return False
+            poller = select.poll()
+            poller.register(self.sock.fileno(), 0)
+            # A peer that only shut down its writing half (POLLRDHUP) still waits for the reply.
+            return not poller.poll(0)
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+            self.sock.close()
+
+
+class Server:
+    """Listens on `path`. `dispatch` is called in the server's thread and must not block."""
+
+    def __init__(self, path: Path, dispatch: Callable[[Request], None], allowed_uid: int = 0) -> None:
+        self._path = path
+        self._dispatch = dispatch
+        self._allowed_uid = allowed_uid
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._connections: dict[int, _Connection] = {}
+        self._replies: deque[tuple[_Connection, dict[str, Any]]] = deque()
+        self._accepting = False
+        self._stopping = False
+        self._listener = _listen(path)
+
+    def run(self) -> None:
+        """Serve until stop(); replies already posted are still written then."""
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._accept_more()
+        while not self._stopping or self._unwritten():
+            for fd, events in self._epoll.poll(self._patience()):
+                self._on_event(fd, events)
+            self._send_posted()
+            self._expire()
+        self._close()
+
+    def stop(self) -> None:
+        """End run(); callable from any thread."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def post(self, connection: _Connection, body: dict[str, Any]) -> None:
+        """Hand a reply to the server's thread."""
+        self._replies.append((connection, body))
+        os.eventfd_write(self._wake, 1)
+
+    # --- events ------------------------------------------------------------------------------------------
+
+    def _on_event(self, fd: int, events: int) -> None:
+        if fd == self._wake:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        elif fd == self._listener.fileno():
+            self._accept()
+        elif connection := self._connections.get(fd):
+            try:
+                self._on_client(connection, events)
+            except OSError:
+                self._drop(connection)
+
+    def _on_client(self, connection: _Connection, events: int) -> None:
+        if events & select.EPOLLIN:
+            self._read(connection)
+        elif events & select.EPOLLOUT:
+            self._write(connection)
+        elif events & (select.EPOLLHUP | select.EPOLLERR):
+            self._drop(connection)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors: the backlog keeps the client; the next freed connection lets it in.
+            log.warning("accept-failed", extra={"error": str(error)})
+            self._stop_accepting()
+            return
+        sock.setblocking(False)
+        connection = _Connection(sock)
+        self._connections[sock.fileno()] = connection
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._stop_accepting()
+        pid, uid, _ = _CREDENTIALS.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        if uid not in (0, self._allowed_uid):
+            log.warning("client-refused", extra={"pid": pid, "uid": uid})
+            self._refuse(connection, f"uid {uid} may not use this socket; run as root")
+
+    def _read(self, connection: _Connection) -> None:
+        chunk = connection.sock.recv(1 << 18)
+        if not chunk:
+            self._drop(connection)
+            return
+        received = connection.received
+        received += chunk
+        if len(received) < _HEADER:
+            return
+        length = int.from_bytes(received[:_HEADER], "big")
+        if length > wire.MAX_REQUEST:
+            self._refuse(connection, f"a request of {length} bytes; {wire.MAX_REQUEST} is the most")
+        elif len(received) >= _HEADER + length:
+            self._on_frame(connection, bytes(received[_HEADER : _HEADER + length]))
+
+    def _on_frame(self, connection: _Connection, frame: bytes) -> None:
+        connection.received = bytearray()
+        connection.deadline = None
+        # From here only its end of life is of interest, until there is a reply.
+        self._epoll.modify(connection.sock.fileno(), 0)
+        try:
+            body = msgpack.unpackb(frame, raw=False, strict_map_key=True, unicode_errors="strict")
+        except (ValueError, msgpack.exceptions.UnpackException) as error:
+            self._refuse(connection, f"not one msgpack map: {error}")
+            return
+        if not isinstance(body, dict):
+            self._refuse(connection, "not one msgpack map")
+        elif body.get("v") not in wire.SERVED_VERSIONS:
+            served = ", ".join(map(str, wire.SERVED_VERSIONS))
+            self._refuse(connection, f"wire version {body.get('v')!r}; this daemon serves {served}")
+        else:
+            self._dispatch(Request(body, connection, self))
+
+    def _refuse(self, connection: _Connection, message: str) -> None:
+        self.post(connection, {"v": wire.WIRE_VERSION, "ok": False, "code": 999, "msg": message, "details": ""})
+
+    # --- replies -----------------------------------------------------------------------------------------
+
+    def _send_posted(self) -> None:
+        while self._replies:
+            connection, body = self._replies.popleft()
+            if connection.closed or connection.answered:
+                continue
+            connection.answered = True
+            payload = msgpack.packb(body, use_bin_type=True, unicode_errors="surrogateescape")
+            if len(payload) > wire.MAX_CTL_REPLY:
+                payload = msgpack.packb(_too_large(len(payload)))
+            connection.outgoing = memoryview(len(payload).to_bytes(_HEADER, "big") + payload)
+            connection.deadline = time.monotonic() + WRITE_SECONDS
+            try:
+                self._write(connection)
+            except OSError:
+                self._drop(connection)
+
+    def _write(self, connection: _Connection) -> None:
+        try:
+            sent = connection.sock.send(connection.outgoing)
+        except BlockingIOError:
+            sent = 0
+        connection.outgoing = connection.outgoing[sent:]
+        if connection.outgoing:
+            self._epoll.modify(connection.sock.fileno(), select.EPOLLOUT)
+        else:
+            self._drop(connection)
+
+    # --- life --------------------------------------------------------------------------------------------
+
+    def _patience(self) -> float:
+        deadlines = [c.deadline for c in self._connections.values() if c.deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else -1
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        late = [c for c in self._connections.values() if c.deadline is not None and c.deadline <= now]
+        for connection in late:
+            log.info("client-too-slow", extra={"received": len(connection.received)})
+            self._drop(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        fd = connection.sock.fileno()
+        if self._connections.pop(fd, None) is None:
+            return
+        self._epoll.unregister(fd)
+        connection.close()
+        if not self._accepting and not self._stopping:
+            self._accept_more()
+
+    def _accept_more(self) -> None:
+        self._accepting = True
+        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+
+    def _stop_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._epoll.unregister(self._listener.fileno())
+
+    def _unwritten(self) -> bool:
+        return bool(self._replies) or any(c.outgoing for c in self._connections.values())
+
+    def _close(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.close()
+        self._connections.clear()
+        self._epoll.close()
+        self._path.unlink(missing_ok=True)
+        self._listener.close()
+
+
+def _too_large(size: int) -> dict[str, Any]:
+    message = f"the reply would be {size} bytes; ask for less (one attachment, one namespace)"
+    return {"v": wire.WIRE_VERSION, "ok": False, "code": 999, "msg": message, "details": ""}
+
+
+def _listen(path: Path) -> socket.socket:
+    """Bind, replacing a stale socket: the caller holds the state directory's lock."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(previous)
+    listener.listen(1024)
+    return listener

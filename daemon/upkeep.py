@@ -1,0 +1,195 @@
+"""What keeps attachments true between their ADD and their end: news of the source, restart, sweeping.
+
+In: changes of the source, records found at the start, the passing of time. Out: attachments updated, verified,
+or dropped with their netns. Only the dataplane thread calls this module.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from daemon import netns
+from daemon.attachments import Record, RecordStore
+from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
+from daemon.log import get_logger
+from daemon.model import Change, NetAttachDef, Pod
+from daemon.networks import Candidates, confirm_networks, find_networks, read_multus_cache
+from daemon.reconcile import Attachment, Reconciler, Sandbox, State
+from daemon.registry import Registry, identity_of, log_fields
+from daemon.store import Store
+
+log = get_logger(__name__)
+
+
+class Upkeep:
+    """ready: the source has been read as a whole at least once; before, nothing is verified, deleted or opened."""
+
+    def __init__(
+        self, store: Store, registry: Registry, reconciler: Reconciler, multus_cache: Path
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._reconciler = reconciler
+        self._multus_cache = multus_cache
+        self.ready = False
+        self.not_ready_because = "the source has not been read yet"
+
+    # --- the source --------------------------------------------------------------------------------------
+
+    def on_changes(self, changes: tuple[Change, ...]) -> None:
+        """Take the source's news in: what they make dirty is marked, networks are compared with network-status."""
+        self._registry.mark(self._store.apply(changes))
+        pods = {change.object.ref for change in changes if isinstance(change.object, Pod)}
+        everyone = any(isinstance(change.object, NetAttachDef) for change in changes)
+        for attachment in list(self._registry.attachments.values()):
+            record = attachment.record
+            if record.pod_name and (everyone or (record.pod_namespace, record.pod_name) in pods):
+                self._confirm(attachment)
+
+    def become_ready(self) -> None:
+        """The source has been read as a whole: restored attachments are verified, unready ones converge."""
+        self.ready = True
+        self.not_ready_because = ""
+        for sandbox in list(self._reconciler.sandboxes.values()):
+            if sandbox.held:
+                self._verify_restored(sandbox)
+
+    def _confirm(self, attachment: Attachment) -> None:
+        """Compare with network-status, and look again for a network that was only guessed."""
+        record = attachment.record
+        pod = self._store.pod(record.pod_namespace, record.pod_name)
+        if pod is None or record.guard or not same_pod(pod, record.pod_uid):
+            return
+        if record.unready:
+            self._converge(attachment, pod)
+            return
+        found = self._better(record, pod)
+        if found != Candidates(record.networks, record.evidence):
+            log.warning("networks-differ", extra={**log_fields(record), "now": ",".join(found.networks)})
+            self._registry.rename_networks(attachment, found.networks, found.evidence)
+        notes = _status_notes(record, pod)
+        if notes != attachment.notes:
+            attachment.notes = notes
+            for note in notes:
+                log.warning("network-status-differs", extra={**log_fields(record), "note": note})
+
+    def _better(self, record: Record, pod: Pod) -> Candidates:
+        present = Candidates(record.networks, record.evidence)
+        status = confirm_networks(pod, record.ifname)
+        if status is None:
+            if record.evidence not in ("name", "net-attach-defs"):
+                return present
+            definitions = self._store.net_attach_defs().values()
+            return find_networks(None, None, record.config_name, record.ifname, pod, definitions)
+        if set(status.networks) <= set(present.networks):
+            return present if present.certain else status
+        # Whoever may write the pod's annotations may have written this one: it can add restrictions only.
+        return Candidates(tuple(sorted({*present.networks, *status.networks})), present.evidence)
+
+    def _converge(self, attachment: Attachment, pod: Pod) -> None:
+        """An ADD that was answered by denying everything gets its real rules: its pod is known now."""
+        record = attachment.record
+        cached = read_multus_cache(self._multus_cache, record.container_id, record.ifname)
+        definitions = self._store.net_attach_defs().values()
+        configured = record.configured or None
+        found = find_networks(configured, cached, record.config_name, record.ifname, pod, definitions)
+        self._registry.replace(
+            Attachment(
+                msgspec.structs.replace(
+                    record,
+                    unready=False,
+                    pod_uid=pod.uid,
+                    labels=dict(pod.labels),
+                    ports=pod.ports,
+                    networks=found.networks,
+                    evidence=found.evidence,
+                )
+            )
+        )
+
+    def _verify_restored(self, sandbox: Sandbox) -> None:
+        """Believe or rewrite what an earlier daemon programmed; in between nothing opens."""
+        sandbox.held = False
+        newest = next(reversed(sandbox.attachments.values())).record
+        changed = True
+        try:
+            changed = not self._reconciler.take_over(sandbox, newest.digest, newest.generation)
+        except NetnsGoneError:
+            self._registry.drop_sandbox(sandbox)
+            return
+        except (NetnsError, DataplaneError) as error:
+            log.warning("take-over-failed", extra={"netns": newest.netns, "error": str(error)})
+        log.info("taken-over", extra={"netns": newest.netns, "rewritten": changed})
+        if changed:
+            self._reconciler.mark([sandbox])
+
+    # --- start, sweeping ---------------------------------------------------------------------------------
+
+    def restore(self, records: RecordStore) -> None:
+        """Take the records' attachments over; their rules stay as they are until the source has been read."""
+        loaded = records.load()
+        for name, reason in loaded.notes:
+            log.warning("record-not-used", extra={"file": name, "reason": reason})
+        for record in loaded.records:
+            reason = _stale(record)
+            if reason:
+                records.delete(record.key)
+                log.info("netns-gone", extra={**log_fields(record), "reason": reason})
+                continue
+            self._reconciler.sandbox(identity_of(record)).held = True
+            self._registry.attach(Attachment(record, State.RESTORED))
+
+    def sweep(self, *, links: bool) -> None:
+        """Notice namespaces that are gone; with `links` interfaces too. Withdrawn ones are looked at always."""
+        for sandbox in list(self._reconciler.sandboxes.values()):
+            if not netns.present(sandbox.identity):
+                self._registry.drop_sandbox(sandbox)
+                continue
+            withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
+            if (links or withdrawn) and not sandbox.held:
+                self._reap(sandbox)
+
+    def _reap(self, sandbox: Sandbox) -> None:
+        """Let go of interfaces that are no more; their chains go with the sandbox's next program."""
+        try:
+            with netns.entered(sandbox.identity.path, sandbox.identity):
+                gone = [a for a in sandbox.attachments.values() if not _link_there(a.record)]
+        except NetnsGoneError:
+            self._registry.drop_sandbox(sandbox)
+            return
+        except NetnsError as error:
+            log.warning("sweep-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
+            return
+        for attachment in gone:
+            log.info("link-gone", extra=log_fields(attachment.record))
+            self._registry.detach(attachment)
+
+
+def same_pod(pod: Pod, uid: str) -> bool:
+    """Whether a pod object is the one that a runtime means (A12). An unknown UID, on either side, fits."""
+    # A static pod's UID is the API server's, its runtime gets the hash of its configuration.
+    return not uid or not pod.uid or uid in (pod.uid, pod.config_hash)
+
+
+def _stale(record: Record) -> str:
+    try:
+        identity = netns.identify(record.netns)
+    except NetnsError as error:
+        return str(error)
+    return "" if identity.same(identity_of(record)) else "another netns stands at its path"
+
+
+def _link_there(record: Record) -> bool:
+    if record.guard:
+        # Its device may not exist yet: only after a DEL does its absence mean anything.
+        return not record.withdrawn or netns.link(record.ifname) is not None
+    return netns.link_by_index(record.ifindex) is not None
+
+
+def _status_notes(record: Record, pod: Pod) -> tuple[str, ...]:
+    listed = [status for status in pod.statuses if status.interface == record.ifname]
+    if not listed:
+        return ()
+    differing = {a for status in listed for a in status.addresses} ^ set(record.addresses)
+    return ("network-status lists other addresses than ADD gave",) if differing else ()
