@@ -1,7 +1,8 @@
 """A node and its pods out of real parts: what the packet tests, the demo and the benchmarks stand on.
 
-In: names and addresses. Out: network namespaces, macvlan links, probers inside them, cnitool runs and daemons, all
-of which end with the `Lab` that made them. Nothing here touches a link in the host's own namespace.
+In: names and addresses. Out: network namespaces, macvlan links, probers inside them, cnitool runs and
+daemons, all of which end with the `Lab` that made them. Nothing here touches a link in the host's own
+namespace.
 """
 
 from tests.lab.daemon import Daemon, DaemonError

@@ -1,7 +1,7 @@
 """A real daemon under test: its folders, its manifests, its life and its words.
 
-In: manifests and options. Out: what it answers over the socket and by mnpctl, and its log. It must not know what a
-policy means.
+In: manifests and options. Out: what it answers over the socket and by mnpctl, and its log. It must not know
+what a policy means.
 """
 
 import contextlib
@@ -114,7 +114,10 @@ class Daemon:
         self.start(wait)
 
     def apply(self, name: str, content: str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Path:
-        """Put a file into the manifests, atomically: YAML text, one object, or several. In force after wait_synced."""
+        """Put a file into the manifests, atomically: YAML text, one object, or several.
+
+        It is in force after `wait_synced`.
+        """
         if isinstance(content, str):
             text = content
         else:
@@ -179,7 +182,7 @@ class Daemon:
         config: Mapping[str, Any] | bytes,
         timeout: float = 30.0,
     ) -> dict[str, Any]:
-        """Send what the plugin would send; `timeout` in seconds is the time that the plugin says it has left."""
+        """Send what the plugin would send, with `timeout` seconds left."""
         body = config if isinstance(config, bytes) else json.dumps(config).encode()
         request = {"v": 1, "op": op, "env": dict(env), "config": body, "timeLeftMs": int(timeout * 1000)}
         return self.rpc(request, timeout + 5)

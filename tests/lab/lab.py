@@ -1,7 +1,7 @@
 """One node: networks that are parent links in a namespace of their own, and pods attached to them by macvlan.
 
-In: names, addresses, CNI configurations. Out: live links and the exit codes and words of the real cnitool. All of it
-is gone when the `with` block ends, also by Ctrl-C, SIGTERM or an exception.
+In: names, addresses, CNI configurations. Out: live links and the exit codes and words of the real cnitool.
+All of it is gone when the `with` block ends, also by Ctrl-C, SIGTERM or an exception.
 """
 
 import contextlib
@@ -113,7 +113,7 @@ class Pod:
         return self._prober
 
     def set_neighbour(self, ifname: str, address: str, mac: str) -> None:
-        """Enter a permanent neighbour, so that the first packets do not wait for ARP or neighbour discovery."""
+        """Enter a permanent neighbour, so that the first packets wait for no ARP or discovery."""
         with inside(self.netns), IPRoute() as links:
             index = links.link_lookup(ifname=ifname)[0]
             links.neigh("replace", dst=address, lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
@@ -223,7 +223,7 @@ class Lab:
         return self._bring_up(pod, parent, ifname, addresses)
 
     def outside(self, network: str, addresses: Sequence[str] | None = None) -> Attachment:
-        """Give the far end of a network's wire to a new pod `outside-<network>`: a host that is no pod's macvlan."""
+        """Give the far end of a network's wire to a new pod `outside-<network>`: a host without macvlan."""
         pod = self.pod(f"outside-{network}", "outside")
         with pod.netns.open("rb") as target, inside(self.node), IPRoute() as links:
             index = links.link_lookup(ifname=_wire(network))[0]
@@ -239,7 +239,10 @@ class Lab:
         args: Mapping[str, str] | None = None,
         capabilities: Mapping[str, Any] | None = None,
     ) -> CnitoolRun:
-        """Run the real cnitool in the node's namespace; `args` default to the pod's identity. Threads may call it."""
+        """Run the real cnitool in the node's namespace; threads may call it.
+
+        `args` default to the pod's identity.
+        """
         tools = tools_folder()
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             Path(folder, "network.conflist").write_text(json.dumps(conflist))

@@ -18,11 +18,12 @@ _CLONE_NEWNET = 0x40000000
 _MS_BIND = 0x1000
 _MNT_DETACH = 2
 
-# A lab's namespaces are `mnpt-<pid>-<lab number>.<name>`; the dot tells them from those that people make by hand.
+# A lab's namespaces are `mnpt-<pid>-<lab number>.<name>`; the dot tells them from those that people make by
+# hand.
 _OF_A_LAB = re.compile(rf"{PREFIX}(\d+)-\d+\.")
 
-# Errors that say "nothing there" at once, no waiting for duplicate address detection, pings without root's raw
-# sockets, and no chatter of the kernel's own on the wire.
+# Errors that say "nothing there" at once, no waiting for duplicate address detection, pings without root's
+# raw sockets, and no chatter of the kernel's own on the wire.
 _SYSCTLS = {
     "ipv4/icmp_ratelimit": "0",
     "ipv4/ping_group_range": "0 2147483647",
@@ -43,7 +44,10 @@ def _check(outcome: int, what: str) -> None:
 
 
 def create_namespace(name: str, **sysctls: str) -> Path:
-    """Make an empty namespace, mounted at the path returned. `sysctls` are below /proc/sys/net, `/` written `__`."""
+    """Make an empty namespace, mounted at the path returned.
+
+    `sysctls` are below /proc/sys/net; a `/` is written `__`.
+    """
     path = ROOT / name
     ROOT.mkdir(exist_ok=True)
     path.open("x").close()
@@ -61,7 +65,8 @@ def create_namespace(name: str, **sysctls: str) -> Path:
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
             failures.append(error)
 
-    # A thread has a namespace of its own, and the one made here goes on living in the mount after the thread ended.
+    # A thread has a namespace of its own, and the one made here goes on living in the mount after the
+    # thread ended.
     maker = threading.Thread(target=make)
     maker.start()
     maker.join()
@@ -72,17 +77,18 @@ def create_namespace(name: str, **sysctls: str) -> Path:
 
 
 def remove_namespace(path: Path) -> None:
-    """Unmount and delete; one that is already gone is fine. The kernel ends it when the last process left it."""
+    """Unmount and delete; twice is fine. The kernel ends it when the last process has left it."""
     _libc.umount2(os.fsencode(path), _MNT_DETACH)
     path.unlink(missing_ok=True)
 
 
 def remove_leftovers() -> list[str]:
     """Remove the namespaces of labs whose process was killed before it could; returns their names."""
-    found = [match for match in map(_OF_A_LAB.match, names()) if not Path("/proc", match[1]).exists()]
-    for match in found:
-        remove_namespace(ROOT / match.string)
-    return [match.string for match in found]
+    labs = [match for name in names() if (match := _OF_A_LAB.match(name))]
+    orphans = [match.string for match in labs if not Path("/proc", match[1]).exists()]
+    for name in orphans:
+        remove_namespace(ROOT / name)
+    return orphans
 
 
 def names() -> list[str]:
@@ -92,7 +98,7 @@ def names() -> list[str]:
 
 @contextlib.contextmanager
 def inside(path: Path) -> Iterator[None]:
-    """Move the calling thread into a namespace: sockets opened and processes started meanwhile belong there."""
+    """Move the calling thread into a namespace: sockets and processes that it starts belong there."""
     with open("/proc/thread-self/ns/net", "rb") as home, path.open("rb") as target:
         _check(_libc.setns(target.fileno(), _CLONE_NEWNET), f"enter {path}")
         try:

@@ -36,8 +36,8 @@ def pod(
 ) -> Object:
     """Make a running Pod.
 
-    `networks` is what its author asks for ("a, b@eth1" or a list), `status` what Multus wrote: see `status_entry`;
-    `ports` are container ports.
+    `networks` is what its author asks for ("a, b@eth1" or a list), `status` what Multus wrote: see
+    `status_entry`; `ports` are container ports.
     """
     annotations = {NETWORKS: networks if isinstance(networks, str) else json.dumps(list(networks))}
     if status:
@@ -61,7 +61,7 @@ def pod(
 
 
 def status_entry(network: str, ifname: str, addresses: Sequence[str], mac: str = "") -> Object:
-    """Make one entry of network-status; `network` is "namespace/name", the addresses have no prefix length."""
+    """Make one entry of network-status; `network` is "namespace/name", addresses are without prefix."""
     return {"name": network, "interface": ifname, "ips": list(addresses), "mac": mac, "dns": {}}
 
 
@@ -76,7 +76,8 @@ def conflist(
 ) -> Object:
     """Make a configuration that chains macvlan (static addresses with prefix lengths) and our plugin.
 
-    `plugin` are further keys of our entry; `guard`, if given even empty, puts the guard in front, with those keys.
+    `plugin` are further keys of our entry; `guard`, if given even empty, puts the guard in front, with
+    those keys.
     """
     ipam: Object = {"type": "static", "addresses": [{"address": a} for a in addresses]} if addresses else {}
     device = {"type": kind, "master": parent, "mode": "bridge" if kind == "macvlan" else "l2", "ipam": ipam}
@@ -103,7 +104,7 @@ def policy(
     namespace: str = "default",
     version: str = "v1beta1",
 ) -> Object:
-    """Make a MultiNetworkPolicy for a comma list of net-attach-defs; an empty list leaves the annotation out."""
+    """Make a MultiNetworkPolicy for a comma list of net-attach-defs (empty: without the annotation)."""
     annotations = {POLICY_FOR: networks} if networks else {}
     metadata = {"name": name, "namespace": namespace, "annotations": annotations}
     kind = {"apiVersion": f"k8s.cni.cncf.io/{version}", "kind": "MultiNetworkPolicy"}

@@ -1,12 +1,14 @@
 """The test's end of a prober in a pod: one process, jobs to its stdin, answers from its stdout.
 
-In: targets. Out: verdicts. The words: "open" (answered), "refused" (an answer said that nobody listens there),
-"timeout", or "error:ERRNO"; "error:EPERM" is what the kernel says to a sender whose packet a local rule dropped.
+In: targets. Out: verdicts: "open" (answered), "refused" (an answer said that nobody listens there),
+"timeout", or "error:ERRNO"; "error:EPERM" is what the kernel says to a sender whose packet a local rule
+dropped.
 """
 
 import contextlib
 import itertools
 import json
+import os
 import select
 import subprocess
 import time
@@ -17,7 +19,7 @@ from typing import Any
 
 from tests.lab.namespaces import inside
 
-CHILD = Path(__file__).with_name("prober_child.py")
+CHILD = Path(__file__).parents[1] / "prober/__main__.py"
 BLOCKED_TIMEOUT = 0.3  # seconds that a probe waits for an answer that should not come
 OPEN_TIMEOUT = 3.0  # seconds for one that should: more than a SYN's first repetition, on a busy machine
 _ANSWER_TIMEOUT = 30.0
@@ -122,7 +124,7 @@ class Prober:
         return verdicts
 
     def mismatches(self, want: Mapping[Target, bool]) -> list[str]:
-        """Probe all: True wants an answer (and waits long for it), False wants a drop. Says what came otherwise."""
+        """Probe all: True wants an answer (and waits long for it), False a drop. Says what came otherwise."""
         targets = [replace(t, timeout=OPEN_TIMEOUT) if open_ else t for t, open_ in want.items()]
         verdicts = self.probe(*targets)
         return [
@@ -184,7 +186,10 @@ class Prober:
         )
 
     def flooded(self, name: str, end: bool = False) -> dict[str, Any]:
-        """Report a flood: sent, failed by errno, replies, first_reply and last_reply as [number, monotonic time]."""
+        """Report a flood: sent, failed (by verdict), replies, first_reply, last_reply.
+
+        The last two are None or [number, time], and the time is this machine's monotonic clock.
+        """
         report: dict[str, Any] = self.ask("flooded", name=name, end=end)
         return report
 
@@ -216,9 +221,9 @@ class Prober:
         number = self._child.stdout.fileno()
         if not select.select([number], [], [], max(0.0, timeout))[0]:
             raise ProberError(f"no answer from prober {self.pid} in time")
-        piece = self._child.stdout.read1(1 << 20)  # type: ignore[attr-defined]  # a BufferedReader, typed as IO
+        piece = os.read(number, 1 << 20)  # past the file object, which nothing else reads
         if not piece:
-            raise ProberError(f"prober {self.pid} ended with {self._child.wait()}: its words are above")
+            raise ProberError(f"prober {self.pid} ended with {self._child.wait()}: its words are on stderr")
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
             answer = json.loads(line)

@@ -34,8 +34,9 @@ def nft(pod: Attachment, text: str) -> None:
 
 
 def drop(hook: str, rule: str) -> str:
-    chain = f"type filter hook {hook} priority 0; icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept"
-    return f"table inet t {{ chain c {{ {chain}; {rule} drop; }}; }}\n"
+    discovery = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
+    chain = f"type filter hook {hook} priority 0; {discovery}; {rule} drop;"
+    return f"table inet t {{ chain c {{ {chain} }}; }}\n"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
