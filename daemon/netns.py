@@ -1,10 +1,12 @@
-"""Entering network namespaces, and reading the links in them. The only module that changes a thread's namespace.
+"""Entering network namespaces, and reading the links in them.
 
-In: paths as a container runtime gives them. Out: identities, links, and a calling thread that is back in the host's
-namespace whatever happened. It must not keep a namespace alive (no descriptor outlives a call), and must not block on
-what a path leads to: a FIFO, a device, another file system's file are refused before they are opened for reading.
+In: paths as a container runtime gives them. Out: identities, links, and a calling thread that is back in
+the host's namespace whatever happened. No other module changes a thread's namespace. It must not keep a
+namespace alive (no descriptor outlives a call), and must not block on what a path leads to: a FIFO, a device,
+another file system's file are refused before they are opened for reading.
 
-Device and inode do not identify a namespace (both are reused at once); the kernel's cookie does, where there is one.
+Device and inode do not identify a namespace (both are reused at once); the kernel's cookie does, where
+there is one.
 """
 
 import contextlib
@@ -62,7 +64,10 @@ class NetnsIdentity(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A network interface. mac "": it has none. kind: the kernel's ("macvlan", "veth"), "" for hardware and `lo`."""
+    """A network interface. mac "": it has none. kind.
+
+    The kernel's ("macvlan", "veth"), "" for hardware and `lo`.
+    """
 
     ifname: str
     ifindex: int
@@ -118,7 +123,7 @@ def entered(path: str, expected: NetnsIdentity | None) -> Iterator[NetnsIdentity
 
 
 def in_scratch(work: Callable[[], Result]) -> Result:
-    """Run `work` in an empty network namespace of its own, in a thread that ends with it, and give its result."""
+    """Run `work` in an empty network namespace, in a thread that ends with it, and return its result."""
     results: list[Result] = []
     failures: list[BaseException] = []
 
@@ -140,7 +145,9 @@ def in_scratch(work: Callable[[], Result]) -> Result:
 def _unshare() -> None:
     libc = pyroute2_netns._get_libc()
     if libc.unshare(_CLONE_NEWNET) != 0:
-        raise NetnsError("a new network namespace", "can't be made: CAP_SYS_ADMIN and CONFIG_NET_NS are needed")
+        raise NetnsError(
+            "a new network namespace", "can't be made: CAP_SYS_ADMIN and CONFIG_NET_NS are needed"
+        )
 
 
 def _open(path: str) -> int:
@@ -150,7 +157,9 @@ def _open(path: str) -> int:
             raise NetnsError(path, "is no network namespace (not a regular file)")
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise NetnsGoneError(path, "does not exist here; is its directory mounted in the daemon's pod?") from None
+        raise NetnsGoneError(
+            path, "does not exist here; is its directory mounted in the daemon's pod?"
+        ) from None
     except (OSError, ValueError) as error:
         raise NetnsError(path, f"can't be opened: {error}") from error
     try:
@@ -167,7 +176,9 @@ def _check(path: str, fd: int) -> None:
     except OSError as error:
         # `ip netns add` creates the file before it mounts the namespace on it, and `del` unmounts it first.
         if error.errno == errno.ENOTTY and os.fstat(fd).st_size == 0 and path.startswith("/run/netns/"):
-            raise NetnsGoneError(path, "is an empty file: no namespace is mounted on it (any more)") from error
+            raise NetnsGoneError(
+                path, "is an empty file: no namespace is mounted on it (any more)"
+            ) from error
         raise NetnsError(path, "is no network namespace (a plain file?)") from error
     if kind != _CLONE_NEWNET:
         raise NetnsError(path, "is a namespace, but not a network namespace")
@@ -193,7 +204,8 @@ def _return(fd: int) -> None:
     try:
         pyroute2_netns.setns(fd)
     except OSError as error:
-        # A thread left in a pod's namespace would program that pod for every other: nothing is safe to do but end.
+        # A thread left in a pod's namespace would program that pod for every other: nothing is safe to do
+        # but end.
         print(f"fatal: can't return to the host's network namespace: {error}", file=sys.stderr, flush=True)  # noqa: T201
         os._exit(EXIT_LOST)
 
@@ -224,7 +236,10 @@ def link(ifname: str) -> Link | None:
 
 
 def link_by_index(ifindex: int) -> Link | None:
-    """The interface of that index in the current namespace; None: there is none. OSError: it can't be read."""
+    """The interface of that index in the current namespace; None: there is none. OSError.
+
+    It can't be read.
+    """
     request = ifinfmsg()
     request["index"] = ifindex
     return _read_link(request)
@@ -234,7 +249,9 @@ def _read_link(request: Any) -> Link | None:
     request["header"]["type"] = RTM_GETLINK
     request["header"]["flags"] = 1  # NLM_F_REQUEST
     request.encode()
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as route:
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    ) as route:
         route.settimeout(_LINK_SECONDS)
         route.send(request.data)
         reply = route.recv(1 << 16)
@@ -251,4 +268,6 @@ def _decode_link(reply: bytes) -> Link:
     answer.decode()
     nested = answer.get_attr("IFLA_LINKINFO")
     kind = nested.get_attr("IFLA_INFO_KIND") if nested is not None else None
-    return Link(answer.get_attr("IFLA_IFNAME"), answer["index"], answer.get_attr("IFLA_ADDRESS") or "", kind or "")
+    return Link(
+        answer.get_attr("IFLA_IFNAME"), answer["index"], answer.get_attr("IFLA_ADDRESS") or "", kind or ""
+    )

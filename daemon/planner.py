@@ -1,88 +1,251 @@
-"""Desired and actual to a plan: names, set elements, which chains to rewrite, what is stale. Pure.
+"""Desired and actual to a plan: which elements, chains and entries change, and what is stale. Pure.
 
-In: rulesets of the attachments in one netns, resolved peers, and the program that was applied last.
-Out: a Program (all that shall be in that netns) and a Plan (the steps from the one to the other).
-A backend renders a Plan; this module knows no backend.
+In: the Program that shall be in a netns (program.py makes it) and the one that was applied last, or None.
+Out: a Plan, the steps from the one to the other, and a program's digest. A backend renders a Plan; this
+module knows no backend. What 250 netns share is compared by identity, and a shared set's difference is
+computed once for all.
 """
 
-from enum import StrEnum
-from typing import TypeAlias
+from functools import lru_cache
+from hashlib import sha256
 
 import msgspec
 
-from daemon.model import Address, Direction, Span
-from daemon.policy.ruleset import Endpoint, Ports
+from daemon.model import Direction
+from daemon.program import (
+    DENIED,
+    EMPTY,
+    UNTOUCHED,
+    ChainSpec,
+    Elements,
+    Gate,
+    GateRequest,
+    Program,
+    RuleSpec,
+    SetKind,
+    SetSpec,
+    chain_name,
+    denied_gate,
+    make_program,
+)
+
+__all__ = [
+    "DENIED",
+    "EMPTY",
+    "UNTOUCHED",
+    "ChainKey",
+    "ChainSpec",
+    "ChainWrite",
+    "Dispatch",
+    "Elements",
+    "Gate",
+    "GateRequest",
+    "Plan",
+    "Program",
+    "RuleSpec",
+    "SetChange",
+    "SetKind",
+    "SetSpec",
+    "chain_name",
+    "denied_gate",
+    "digest",
+    "make_plan",
+    "make_program",
+]
+
+_MEMO_ENTRIES = 1024
 
 
-class SetKind(StrEnum):
-    """HOSTS: single addresses (hash). SPANS: address ranges (interval). ENDPOINTS: address and port (hash)."""
-
-    HOSTS = "hosts"
-    SPANS = "spans"
-    ENDPOINTS = "endpoints"
-
-
-Elements: TypeAlias = frozenset[Address] | frozenset[Endpoint] | frozenset[Span]
-"""Shared by reference between all programs; replaced, never changed. Spans are disjoint, not adjacent."""
-
-
-class SetSpec(msgspec.Struct, frozen=True):
-    """One named set. name: a stable digest of what it stands for; comment: what that is, for people."""
-
-    name: str
-    kind: SetKind
-    family: int
-    elements: Elements
-    comment: str
-
-
-class RuleSpec(msgspec.Struct, frozen=True):
-    """One permit rule. family 4, 6 or None (both); peer: a set's name or None (anyone); ports None: all.
-
-    A peer set of kind ENDPOINTS matches address, protocol and port at once.
-    """
-
-    family: int | None
-    peer: str | None
-    peer_kind: SetKind | None
-    ports: Ports | None
-    comment: str
-
-
-class ChainSpec(msgspec.Struct, frozen=True):
-    """One direction of one attachment, in the order in which a packet meets it:
-
-    established and related pass (unless `established` is False: a guard, or unready); on ingress and isolated:
-    the pod's own addresses as source drop (C10); TCP that is `new` without being a bare SYN drops (E2);
-    then, if isolated: the essentials of E3 pass, `rules`, count and drop. Not isolated: the rest passes.
-    """
-
-    isolated: bool
-    rules: tuple[RuleSpec, ...] = ()
-    established: bool = True
-
-
-class Gate(msgspec.Struct, frozen=True):
-    """One attachment's part of a netns' program.
-
-    ifindex None: matched by name, before the device exists (guard). ingress and egress None: tracked only (A6).
-    owner: "containerID ifname", kept in the chains' comments: it tells whose they are where a netns has no cookie.
-    """
+class ChainKey(msgspec.Struct, frozen=True, order=True):
+    """A chain by what it is for; backends name it (`chain_name`)."""
 
     ifname: str
-    ifindex: int | None
+    direction: Direction
+
+
+class ChainWrite(msgspec.Struct, frozen=True):
+    """A chain whose rules are to be (re)written. exists: there is one; else it is made.
+
+    replaced: there is one of another owner, whose comment can't be changed: deleted and made anew.
+    """
+
+    key: ChainKey
     owner: str
-    ingress: ChainSpec | None
-    egress: ChainSpec | None
-
-    def chain(self, direction: Direction) -> ChainSpec | None:
-        """The chain of a direction."""
-        return self.ingress if direction is Direction.INGRESS else self.egress
+    spec: ChainSpec
+    exists: bool
+    replaced: bool = False
 
 
-class Program(msgspec.Struct, frozen=True):
-    """All that is ours in one netns. gates by ifname, sets by name; track: connection tracking on (A6)."""
+class Dispatch(msgspec.Struct, frozen=True, order=True):
+    """An interface's packets in one direction go to its chain. ifindex 0: matched by name (guard)."""
 
-    gates: dict[str, Gate]
-    sets: dict[str, SetSpec]
-    track: bool
+    key: ChainKey
+    ifindex: int
+
+
+class SetChange(msgspec.Struct, frozen=True):
+    """Elements of one set that go and that come; `spec` is the set as it shall be."""
+
+    spec: SetSpec
+    removed: Elements
+    added: Elements
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The steps to `program`; one atomic transaction where the backend has such.
+
+    reset: the actual state is not known. All of `program` is in the plan then, and whatever else of ours is
+    found goes. track None: tracking stays as it is. Whatever is named in a `stale_…` or `dispatch_…` field
+    exists.
+    """
+
+    program: Program
+    reset: bool
+    track: bool | None = None
+    new_sets: tuple[SetSpec, ...] = ()
+    set_changes: tuple[SetChange, ...] = ()
+    chains: tuple[ChainWrite, ...] = ()
+    dispatch_removed: tuple[Dispatch, ...] = ()
+    dispatch_added: tuple[Dispatch, ...] = ()
+    stale_chains: tuple[ChainKey, ...] = ()
+    stale_sets: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to do."""
+        return not (
+            self.reset
+            or self.track is not None
+            or self.new_sets
+            or self.set_changes
+            or self.chains
+            or self.dispatch_removed
+            or self.dispatch_added
+            or self.stale_chains
+            or self.stale_sets
+        )
+
+
+def make_plan(desired: Program, actual: Program | None) -> Plan:
+    """The steps from `actual` to `desired`; actual None: unknown, so everything of ours is rewritten."""
+    before = EMPTY if actual is None else actual
+    new_sets, changes = _plan_sets(desired, before)
+    chains, stale_chains = _plan_chains(desired, before)
+    removed, added = _plan_dispatch(desired, before, {write.key for write in chains if write.replaced})
+    return Plan(
+        program=desired,
+        reset=actual is None,
+        track=desired.track if actual is None or desired.track != before.track else None,
+        new_sets=new_sets,
+        set_changes=changes,
+        chains=chains,
+        dispatch_removed=removed,
+        dispatch_added=added,
+        stale_chains=stale_chains,
+        stale_sets=tuple(sorted(before.sets.keys() - desired.sets.keys())),
+    )
+
+
+def _plan_sets(desired: Program, before: Program) -> tuple[tuple[SetSpec, ...], tuple[SetChange, ...]]:
+    new: list[SetSpec] = []
+    changes: list[SetChange] = []
+    for name, spec in desired.sets.items():
+        was = before.sets.get(name)
+        if was is None:
+            new.append(spec)
+        elif was is not spec and was.elements is not spec.elements:
+            change = _set_change(spec.name, spec.kind, spec.family, spec.comment, was.elements, spec.elements)
+            if change is not None:
+                changes.append(change)
+    return tuple(new), tuple(changes)
+
+
+@lru_cache(maxsize=_MEMO_ENTRIES)
+def _set_change(
+    name: str, kind: SetKind, family: int, comment: str, old: Elements, new: Elements
+) -> SetChange | None:
+    if old == new:
+        return None
+    return SetChange(SetSpec(name, kind, family, new, comment), old - new, new - old)
+
+
+def _plan_chains(desired: Program, before: Program) -> tuple[tuple[ChainWrite, ...], tuple[ChainKey, ...]]:
+    writes: list[ChainWrite] = []
+    stale: list[ChainKey] = []
+    for ifname, gate in desired.gates.items():
+        was = before.gates.get(ifname)
+        if was is gate:
+            continue
+        writes += [write for direction in Direction if (write := _chain_write(gate, was, direction))]
+    for ifname, was in before.gates.items():
+        gone = desired.gates.get(ifname)
+        if gone is not was:
+            stale += [ChainKey(ifname, d) for d in Direction if was.chain(d) and not (gone and gone.chain(d))]
+    return tuple(writes), tuple(stale)
+
+
+def _chain_write(gate: Gate, was: Gate | None, direction: Direction) -> ChainWrite | None:
+    spec = gate.chain(direction)
+    old = was.chain(direction) if was is not None else None
+    if spec is None:
+        return None
+    replaced = was is not None and old is not None and was.owner != gate.owner
+    if old is not None and not replaced and (old is spec or old == spec):
+        return None
+    return ChainWrite(
+        ChainKey(gate.ifname, direction), gate.owner, spec, exists=old is not None, replaced=replaced
+    )
+
+
+def _plan_dispatch(
+    desired: Program, before: Program, replaced: set[ChainKey]
+) -> tuple[tuple[Dispatch, ...], tuple[Dispatch, ...]]:
+    """Entries to take away and to add. An entry whose chain is deleted and made anew is both."""
+    if not replaced and desired.gates == before.gates:
+        return (), ()
+    old, new = _entries(before), _entries(desired)
+    renewed = {entry for entry in old & new if entry.key in replaced}
+    return tuple(sorted(old - new | renewed)), tuple(sorted(new - old | renewed))
+
+
+def _entries(program: Program) -> set[Dispatch]:
+    """One entry for each interface and direction."""
+    # Two gates may name one index when a device is gone and its number was given to another: the later one
+    # counts.
+    entries = {
+        (direction, gate.ifindex or gate.ifname): Dispatch(
+            ChainKey(gate.ifname, direction), gate.ifindex or 0
+        )
+        for gate in program.gates.values()
+        for direction in Direction
+        if gate.chain(direction) is not None
+    }
+    return set(entries.values())
+
+
+# --- digest ----------------------------------------------------------------------------------------------
+
+
+def digest(program: Program) -> str:
+    """Of all that a program means.
+
+    The same in every process, so that a record can be compared after a restart.
+    """
+    whole = sha256(b"tracked" if program.track else b"untracked")
+    for ifname in sorted(program.gates):
+        whole.update(_gate_digest(program.gates[ifname]))
+    for name in sorted(program.sets):
+        spec = program.sets[name]
+        whole.update(f"{name} {spec.kind} {spec.family} {spec.comment}".encode())
+        whole.update(_elements_digest(spec.elements))
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=_MEMO_ENTRIES)
+def _gate_digest(gate: Gate) -> bytes:
+    return sha256(repr(gate).encode()).digest()
+
+
+@lru_cache(maxsize=_MEMO_ENTRIES)
+def _elements_digest(elements: Elements) -> bytes:
+    return sha256(repr(sorted(elements)).encode()).digest()

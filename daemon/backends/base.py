@@ -1,0 +1,48 @@
+"""What a backend is: the one interface between the reconciler and a packet filter.
+
+Every method but `text` works on the network namespace that the calling thread is in (netns.entered puts it
+there).
+"""
+
+from typing import Protocol
+
+from daemon.planner import Plan, Program
+
+
+class Backend(Protocol):
+    """A packet filter that can be programmed. Methods raise DataplaneError, TransactionError above all."""
+
+    @property
+    def name(self) -> str:
+        """As `--backend` takes it."""
+
+    def probe(self) -> None:
+        """Try all that is needed in a scratch netns.
+
+        BackendUnavailableError says what is missing and the remedy.
+        """
+
+    def apply(self, plan: Plan) -> int:
+        """Carry out a plan as a whole or not at all; return the kernel's generation afterwards (0: none).
+
+        TransactionError: refused, nothing was changed. DataplaneError: the outcome is not known; plan anew
+        with actual None.
+        """
+
+    def generation(self) -> int:
+        """A number that rises with every commit, whoever's; 0 where the packet filter has none."""
+
+    def differences(self, program: Program) -> str:
+        """What of ours is not as `program` says, for people; "": all is. Changes nothing."""
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """(packets, bytes) dropped since each chain was made, by chain name such as "ingress-net1"."""
+
+    def text(self, program: Program) -> str:
+        """A program in the packet filter's own language, for people."""
+
+    def remove(self) -> None:
+        """Take away all that is ours. Opens what was governed.
+
+        For tests and for changing the backend only.
+        """

@@ -1,0 +1,309 @@
+"""nf_tables' messages about our table: tables, chains, sets, elements, objects, rules. Pure.
+
+In: names, specs and expressions. Out: `Message`s, each with what it is about in words, for errors and
+golden tests. Comments are userdata in nft's own format, so that `nft list` shows them.
+"""
+
+import struct
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import cast
+
+from daemon.backends.nfnetlink import (
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    SUBSYS_NFTABLES,
+    Message,
+    attr,
+    chunks,
+    general,
+    nest,
+    string,
+    u32,
+)
+from daemon.backends.nftexpr import TABLE_FAMILY, jump_data
+from daemon.model import Address, Span
+from daemon.planner import Elements, SetKind
+from daemon.policy.ruleset import Endpoint
+
+TABLE = "multi-networkpolicy"
+
+_NEWTABLE, _DELTABLE = 0, 2
+_NEWCHAIN, _DELCHAIN = 3, 5
+_NEWRULE, _DELRULE = 6, 8
+_NEWSET, _DELSET = 9, 11
+_NEWELEMENT, _DELELEMENT = 12, 14
+_NEWOBJECT, _DELOBJECT = 18, 20
+
+_SET_ANONYMOUS = 0x1
+_SET_CONSTANT = 0x2
+_SET_INTERVAL = 0x4
+_SET_MAP = 0x8
+_SET_CONCAT = 0x80
+
+_ELEMENT_INTERVAL_END = 1
+_DATA_VERDICT = 0xFFFFFF00
+_VERDICT_BYTES = 16
+_COUNTER = 1
+_ACCEPT = 1
+
+# nft's own numbers for types: only nft reads them, to list a set as people write it.
+_TYPE_ADDRESS = {4: 7, 6: 8}
+_TYPE_PROTOCOL = 12
+_TYPE_SERVICE = 13
+_TYPE_IFINDEX = 20
+_TYPE_ICMPV6 = 29
+_TYPE_IFNAME = 41
+_TYPE_BITS = 6
+
+IFNAME_BYTES = 16
+ADDRESS_BYTES = {4: 4, 6: 16}
+
+# nft's userdata type 0: without it, an interface index is listed with its bytes swapped.
+_HOST_BYTE_ORDER = bytes([0, 4]) + struct.pack("=I", 1)
+
+DISPATCH_SIZE = 128
+"""Governed interfaces in one netns and direction. A fixed size lets the kernel take its fastest hash."""
+
+ANONYMOUS = "__set%d"
+"""The kernel replaces %d by a number."""
+
+_HEADER = general(TABLE_FAMILY)
+_IN_TABLE = _HEADER + attr(1, string(TABLE))
+
+
+class KeyType:
+    """What an anonymous set holds: nft's type number and the length of the key in bytes."""
+
+    ICMPV6 = (_TYPE_ICMPV6, 1)
+    PROTOCOL = (_TYPE_PROTOCOL, 1)
+    SERVICE = (_TYPE_SERVICE, 2)
+
+
+def _message(kind: int, body: bytes, subject: str, flags: int = 0) -> Message:
+    return Message(SUBSYS_NFTABLES << 8 | kind, flags, body, subject)
+
+
+def _comment(kind: int, comment: str) -> bytes:
+    """nft's type-length-value for a comment; `comment` has MAX_COMMENT bytes at most."""
+    value = string(comment)
+    return bytes([kind, len(value)]) + value
+
+
+# --- table, chains, counters -----------------------------------------------------------------------------
+
+
+def new_table(comment: str) -> Message:
+    """Make the table, or leave it as it is."""
+    return _message(_NEWTABLE, _IN_TABLE + attr(6, _comment(0, comment)), "add table", NLM_F_CREATE)
+
+
+def delete_table() -> Message:
+    """Take the table and all in it away."""
+    return _message(_DELTABLE, _IN_TABLE, "delete table")
+
+
+def base_chain(name: str, hook: int) -> Message:
+    """Make a filter chain at a hook with policy accept, or leave it as it is."""
+    at = nest(4, attr(1, u32(hook)), attr(2, u32(0)))
+    body = _IN_TABLE + attr(3, string(name)) + at + attr(5, u32(_ACCEPT)) + attr(7, string("filter"))
+    return _message(_NEWCHAIN, body, f"add base chain {name}", NLM_F_CREATE)
+
+
+def new_chain(name: str, comment: str) -> Message:
+    """Make a chain, or leave it as it is."""
+    body = _IN_TABLE + attr(3, string(name)) + attr(12, _comment(0, comment))
+    return _message(_NEWCHAIN, body, f"add chain {name}", NLM_F_CREATE)
+
+
+def delete_chain(name: str) -> Message:
+    """Take away a chain that no rule and no map refers to."""
+    return _message(_DELCHAIN, _IN_TABLE + attr(3, string(name)), f"delete chain {name}")
+
+
+def new_counter(name: str) -> Message:
+    """Make a named counter at 0."""
+    zero = nest(4, attr(1, bytes(8)), attr(2, bytes(8)))
+    body = _IN_TABLE + attr(2, string(name)) + attr(3, u32(_COUNTER)) + zero
+    return _message(_NEWOBJECT, body, f"add counter {name}", NLM_F_CREATE)
+
+
+def delete_counter(name: str) -> Message:
+    """Take away a counter that no rule refers to."""
+    body = _IN_TABLE + attr(2, string(name)) + attr(3, u32(_COUNTER))
+    return _message(_DELOBJECT, body, f"delete counter {name}")
+
+
+# --- rules -----------------------------------------------------------------------------------------------
+
+
+def flush_rules(chain: str | None) -> Message:
+    """Take all rules out of a chain; None: of the whole table."""
+    if chain is None:
+        return _message(_DELRULE, _IN_TABLE, "flush all rules")
+    return _message(_DELRULE, _IN_TABLE + attr(2, string(chain)), f"flush chain {chain}")
+
+
+def new_rule(chain: str, expressions: bytes, comment: str, subject: str) -> Message:
+    """Append a rule. comment "": none."""
+    body = _IN_TABLE + attr(2, string(chain)) + nest(4, expressions)
+    if comment:
+        body += attr(7, _comment(0, comment))
+    return _message(_NEWRULE, body, f"add rule to {chain}: {subject}", NLM_F_CREATE | NLM_F_APPEND)
+
+
+# --- sets ------------------------------------------------------------------------------------------------
+
+
+def set_key(kind: SetKind, family: int) -> tuple[int, int, int]:
+    """(nft's key type, key bytes, flags) of a named set.
+
+    What decides whether one found is of the right kind.
+    """
+    if kind is SetKind.ENDPOINTS:
+        types = (_TYPE_ADDRESS[family] << _TYPE_BITS | _TYPE_PROTOCOL) << _TYPE_BITS | _TYPE_SERVICE
+        return types, ADDRESS_BYTES[family] + 8, _SET_CONCAT
+    flags = _SET_INTERVAL if kind is SetKind.SPANS else 0
+    return _TYPE_ADDRESS[family], ADDRESS_BYTES[family], flags
+
+
+def new_set(name: str, kind: SetKind, family: int, comment: str, set_id: int) -> Message:
+    """Make a named set; set_id: unique in the batch."""
+    key_type, length, flags = set_key(kind, family)
+    body = (
+        _IN_TABLE
+        + attr(2, string(name))
+        + attr(3, u32(flags))
+        + attr(4, u32(key_type))
+        + attr(5, u32(length))
+    )
+    if kind is SetKind.ENDPOINTS:
+        body += nest(9, _fields(ADDRESS_BYTES[family], 1, 2))
+    body += attr(10, u32(set_id)) + attr(13, _comment(7, comment))
+    return _message(_NEWSET, body, f"add set {name}", NLM_F_CREATE)
+
+
+def _fields(*lengths: int) -> bytes:
+    return nest(2, *(nest(1, attr(1, u32(length))) for length in lengths))
+
+
+def new_dispatch_map(name: str, by_name: bool, set_id: int) -> Message:
+    """Make a verdict map by interface index or name, or leave it as it is."""
+    key = (_TYPE_IFNAME, IFNAME_BYTES) if by_name else (_TYPE_IFINDEX, 4)
+    body = _IN_TABLE + attr(2, string(name)) + attr(3, u32(_SET_MAP))
+    body += attr(4, u32(key[0])) + attr(5, u32(key[1]))
+    body += attr(6, u32(_DATA_VERDICT)) + attr(7, u32(_VERDICT_BYTES))
+    body += nest(9, attr(1, u32(DISPATCH_SIZE))) + attr(10, u32(set_id))
+    if not by_name:
+        body += attr(13, _HOST_BYTE_ORDER)
+    return _message(_NEWSET, body, f"add map {name}", NLM_F_CREATE)
+
+
+def delete_set(name: str) -> Message:
+    """Take away a set or map that no rule refers to."""
+    return _message(_DELSET, _IN_TABLE + attr(2, string(name)), f"delete set {name}")
+
+
+def flush_set(name: str) -> Message:
+    """Take all elements out of a set or map."""
+    return _message(_DELELEMENT, _IN_TABLE + attr(2, string(name)), f"flush set {name}")
+
+
+def anonymous_set(key: tuple[int, int], keys: Iterable[bytes], set_id: int) -> list[Message]:
+    """A constant set for one rule of the same batch."""
+    return _anonymous(key[0], key[1], 0, b"", [_element(k) for k in keys], set_id)
+
+
+def anonymous_ports(spans: Iterable[Span], set_id: int) -> list[Message]:
+    """A constant set of port ranges. Spans are disjoint and not adjacent."""
+    elements = [_span_element(span, 2) for span in spans]
+    return _anonymous(*KeyType.SERVICE, _SET_INTERVAL, b"", elements, set_id)
+
+
+def anonymous_protocol_ports(pairs: Iterable[tuple[int, int]], set_id: int) -> list[Message]:
+    """A constant set of (protocol, port)."""
+    elements = [_element(_concatenated(bytes([p]), port.to_bytes(2, "big"))) for p, port in pairs]
+    key_type = _TYPE_PROTOCOL << _TYPE_BITS | _TYPE_SERVICE
+    return _anonymous(key_type, 8, _SET_CONCAT, _fields(1, 2), elements, set_id)
+
+
+def _anonymous(
+    key_type: int, length: int, flags: int, fields: bytes, elements: list[bytes], set_id: int
+) -> list[Message]:
+    flags |= _SET_ANONYMOUS | _SET_CONSTANT
+    body = _IN_TABLE + attr(2, string(ANONYMOUS)) + attr(3, u32(flags)) + attr(4, u32(key_type))
+    body += attr(5, u32(length)) + attr(10, u32(set_id))
+    # The number of elements lets the kernel choose the set's form; an interval counts twice.
+    size = attr(1, u32(len(elements) * (2 if flags & _SET_INTERVAL else 1)))
+    body += nest(9, size, fields)
+    to = _IN_TABLE + attr(2, string(ANONYMOUS)) + attr(4, u32(set_id))
+    filled = [
+        _message(_NEWELEMENT, to + nest(3, piece), "add elements to an anonymous set", NLM_F_CREATE)
+        for piece in chunks(elements)
+    ]
+    return [_message(_NEWSET, body, "add anonymous set", NLM_F_CREATE), *filled]
+
+
+# --- elements --------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def elements(name: str, kind: SetKind, family: int, members: Elements, delete: bool) -> tuple[Message, ...]:
+    """Add or delete elements of a named set. The same change in 250 netns is encoded once."""
+    encoded = _encode(kind, family, members)
+    to = _IN_TABLE + attr(2, string(name))
+    if delete:
+        subject = f"delete elements from set {name}"
+        return tuple(_message(_DELELEMENT, to + nest(3, piece), subject) for piece in chunks(encoded))
+    subject = f"add elements to set {name}"
+    return tuple(
+        _message(_NEWELEMENT, to + nest(3, piece), subject, NLM_F_CREATE) for piece in chunks(encoded)
+    )
+
+
+def _encode(kind: SetKind, family: int, members: Elements) -> list[bytes]:
+    # Sorted, so that a batch is the same bytes in every process.
+    if kind is SetKind.SPANS:
+        return [
+            _span_element(span, ADDRESS_BYTES[family]) for span in sorted(cast("frozenset[Span]", members))
+        ]
+    if kind is SetKind.HOSTS:
+        prefix = _element(bytes(ADDRESS_BYTES[family]))[: -ADDRESS_BYTES[family]]
+        return [prefix + address for address in sorted(cast("frozenset[Address]", members))]
+    endpoints = sorted(cast("frozenset[Endpoint]", members))
+    return [
+        _element(_concatenated(a, bytes([protocol]), port.to_bytes(2, "big")))
+        for a, protocol, port in endpoints
+    ]
+
+
+def _element(key: bytes) -> bytes:
+    return nest(1, nest(1, attr(1, key)))
+
+
+def _span_element(span: Span, length: int) -> bytes:
+    """An interval is two elements.
+
+    Where it starts, and the first key after it, unless it ends with the last key.
+    """
+    first, after = span[0], span[1] + 1
+    start = _element(first.to_bytes(length, "big"))
+    if after >> 8 * length:
+        return start
+    return start + nest(
+        1, nest(1, attr(1, after.to_bytes(length, "big"))), attr(3, u32(_ELEMENT_INTERVAL_END))
+    )
+
+
+def _concatenated(*fields: bytes) -> bytes:
+    """Each field starts at a register, so it is padded to 4 bytes."""
+    return b"".join(field + b"\0" * (-len(field) % 4) for field in fields)
+
+
+def dispatch_element(map_name: str, key: bytes, chain: str | None, subject: str) -> Message:
+    """Add an interface's entry that jumps to `chain`; chain None: delete the entry."""
+    to = _IN_TABLE + attr(2, string(map_name))
+    if chain is None:
+        return _message(_DELELEMENT, to + nest(3, _element(key)), f"delete {subject} from map {map_name}")
+    element = nest(1, nest(1, attr(1, key)), nest(2, jump_data(chain)))
+    return _message(_NEWELEMENT, to + nest(3, element), f"add {subject} to map {map_name}", NLM_F_CREATE)

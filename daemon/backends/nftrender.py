@@ -1,0 +1,314 @@
+"""A Plan to one nf_tables batch. Pure.
+
+In: a Plan, and for a reset what of ours was found. Out: Messages in an order that the kernel takes.
+
+Within a commit the kernel swaps all rules at once and all elements at once, but a packet under way may
+still walk the old rules while it already sees the new elements. So (E5):
+- base chains and dispatch maps are never deleted; a chain that stays keeps its kernel object (flushed and
+  refilled),
+  since a new one looks empty to a packet that came before it;
+- the base chains ask the guard map *before* the map by index: a guard's entry goes and the final one comes
+  in the same
+  commit, and a packet that misses the first has surely seen the commit when it asks the second.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from daemon.backends import nftexpr as expr
+from daemon.backends import nftmessages as nft
+from daemon.backends.nfnetlink import Message
+from daemon.model import Direction
+from daemon.planner import ChainKey, ChainSpec, ChainWrite, Dispatch, Plan, RuleSpec, SetKind, SetSpec
+from daemon.program import chain_name
+from daemon.wording import clean
+
+TABLE_COMMENT = "made by multi-networkpolicyd; changes by others are undone"
+
+TRACKING = "tracking"
+TRACKING_COMMENT = "nothing jumps here: a rule with ct keeps connection tracking on"
+
+HOOKS = {"input": 1, "forward": 2, "output": 3}
+
+DROP_PREFIX = "drop-"
+
+
+def map_name(direction: Direction, by_name: bool) -> str:
+    """Verdict maps: "ingress" by interface index, "ingress-guard" by name."""
+    return f"{direction}-guard" if by_name else str(direction)
+
+
+MAPS = {map_name(d, by_name): by_name for by_name in (True, False) for d in Direction}
+
+# Which directions each base chain dispatches (E4: in through an interface is ingress, out through it egress).
+DISPATCHES = {
+    "input": (Direction.INGRESS,),
+    "forward": (Direction.INGRESS, Direction.EGRESS),
+    "output": (Direction.EGRESS,),
+}
+
+
+class FoundSet(msgspec.Struct, frozen=True):
+    """A set as the kernel has it: nft's key type, the key's bytes, and flags."""
+
+    key_type: int
+    length: int
+    flags: int
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What of ours is in a netns: names; chains with their comments. generation: when that was read."""
+
+    generation: int
+    table: bool = False
+    chains: dict[str, str] = {}
+    sets: dict[str, FoundSet] = {}
+    counters: frozenset[str] = frozenset()
+
+
+NOTHING = Found(0)
+
+
+def render(plan: Plan, found: Found = NOTHING) -> list[Message]:
+    """The batch for a plan. found: what is there, for a plan that resets; no matter for others."""
+    ids = _Ids()
+    if plan.reset:
+        return [*_clear(plan, found), *_skeleton(ids), *_content(plan, ids, _kept(plan, found))]
+    return [*_dismantle(plan), *_content(plan, ids, None), *_discard(plan)]
+
+
+class _Ids:
+    """Numbers for sets, unique within a batch."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        """One more."""
+        self._last += 1
+        return self._last
+
+
+# --- a reset: whatever was there, afterwards it is as the plan's program says
+# ---------------------------------
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """Which kernel objects of those found live on."""
+
+    chains: frozenset[str]
+    sets: frozenset[str]
+    counters: frozenset[str]
+
+
+def _kept(plan: Plan, found: Found) -> _Kept:
+    owners = {_chain(write.key): clean(write.owner) for write in plan.chains}
+    if plan.track:
+        owners[TRACKING] = TRACKING_COMMENT
+    chains = frozenset(name for name, owner in owners.items() if found.chains.get(name) == owner)
+    wanted = {spec.name: FoundSet(*nft.set_key(spec.kind, spec.family)) for spec in plan.new_sets}
+    sets = frozenset(name for name, kind in wanted.items() if found.sets.get(name) == kind)
+    counters = found.counters & {DROP_PREFIX + name for name in chains}
+    return _Kept(chains, sets, counters)
+
+
+def _clear(plan: Plan, found: Found) -> Iterator[Message]:
+    if not found.table:
+        yield nft.new_table(TABLE_COMMENT)
+        return
+    kept = _kept(plan, found)
+    yield nft.flush_rules(None)
+    for name in sorted(found.sets):
+        yield nft.flush_set(name) if name in MAPS or name in kept.sets else nft.delete_set(name)
+    for name in sorted(found.chains.keys() - HOOKS.keys() - kept.chains):
+        yield nft.delete_chain(name)
+    for name in sorted(found.counters - kept.counters):
+        yield nft.delete_counter(name)
+
+
+def _skeleton(ids: _Ids) -> Iterator[Message]:
+    """What is there as long as the netns lives: base chains and dispatch."""
+    for name, by_name in MAPS.items():
+        yield nft.new_dispatch_map(name, by_name, ids.next())
+    for chain, hook in HOOKS.items():
+        yield nft.base_chain(chain, hook)
+        for direction in DISPATCHES[chain]:
+            for by_name in (True, False):
+                target = map_name(direction, by_name)
+                expressions = expr.dispatch(direction is Direction.INGRESS, by_name, target)
+                yield nft.new_rule(chain, expressions, "", f"vmap @{target}")
+
+
+# --- what goes, what comes
+# -----------------------------------------------------------------------------------
+
+
+def _dismantle(plan: Plan) -> Iterator[Message]:
+    """References go before what they refer to."""
+    for entry in plan.dispatch_removed:
+        yield _dispatch(entry, delete=True)
+    for write in plan.chains:
+        if write.exists:
+            yield nft.flush_rules(_chain(write.key))
+        if write.replaced:
+            yield from _drop_chain(_chain(write.key))
+    for key in plan.stale_chains:
+        yield nft.flush_rules(_chain(key))
+        yield from _drop_chain(_chain(key))
+    if plan.track is False:
+        yield nft.flush_rules(TRACKING)
+        yield nft.delete_chain(TRACKING)
+
+
+def _drop_chain(name: str) -> Iterator[Message]:
+    yield nft.delete_chain(name)
+    yield nft.delete_counter(DROP_PREFIX + name)
+
+
+def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
+    """Sets before the rules that look them up, chains before the entries that jump to them."""
+    for spec in plan.new_sets:
+        yield from _new_set(spec, ids, exists=kept is not None and spec.name in kept.sets)
+    for change in plan.set_changes:
+        spec = change.spec
+        yield from nft.elements(spec.name, spec.kind, spec.family, change.removed, True)
+        yield from nft.elements(spec.name, spec.kind, spec.family, change.added, False)
+    if plan.track:
+        yield from _tracking(exists=kept is not None and TRACKING in kept.chains)
+    for write in plan.chains:
+        yield from _new_chain(write, kept)
+        yield from chain_rules(write.key, write.spec, ids)
+    for entry in plan.dispatch_added:
+        yield _dispatch(entry, delete=False)
+
+
+def _discard(plan: Plan) -> Iterator[Message]:
+    for name in plan.stale_sets:
+        yield nft.delete_set(name)
+
+
+def _new_set(spec: SetSpec, ids: _Ids, exists: bool) -> Iterator[Message]:
+    if not exists:
+        yield nft.new_set(spec.name, spec.kind, spec.family, spec.comment, ids.next())
+    yield from nft.elements(spec.name, spec.kind, spec.family, spec.elements, False)
+
+
+def _new_chain(write: ChainWrite, kept: _Kept | None) -> Iterator[Message]:
+    name = _chain(write.key)
+    if write.exists and not write.replaced:
+        return
+    if kept is None or name not in kept.chains:
+        yield nft.new_chain(name, clean(write.owner))
+    if kept is None or DROP_PREFIX + name not in kept.counters:
+        yield nft.new_counter(DROP_PREFIX + name)
+
+
+def _tracking(exists: bool) -> Iterator[Message]:
+    if not exists:
+        yield nft.new_chain(TRACKING, TRACKING_COMMENT)
+    yield nft.new_rule(TRACKING, expr.established() + expr.RETURN, "", "ct state")
+
+
+def _dispatch(entry: Dispatch, delete: bool) -> Message:
+    by_name = entry.ifindex == 0
+    name = entry.key.ifname.encode()
+    key = name.ljust(nft.IFNAME_BYTES, b"\0") if by_name else struct.pack("=I", entry.ifindex)
+    chain = None if delete else _chain(entry.key)
+    return nft.dispatch_element(map_name(entry.key.direction, by_name), key, chain, entry.key.ifname)
+
+
+def _chain(key: ChainKey) -> str:
+    return chain_name(key.direction, key.ifname)
+
+
+# --- rules
+# ---------------------------------------------------------------------------------------------------
+
+
+def chain_rules(key: ChainKey, spec: ChainSpec, ids: _Ids) -> Iterator[Message]:
+    """One attachment's rules in one direction, in the order that ChainSpec tells."""
+    chain = _chain(key)
+    refuse = expr.named_counter(DROP_PREFIX + chain) + expr.DROP
+    incoming = key.direction is Direction.INGRESS
+    if incoming and spec.isolated:
+        yield nft.new_rule(chain, expr.own_source() + refuse, "own address as source", "own source")
+    if spec.established:
+        yield nft.new_rule(chain, expr.established() + expr.RETURN, "", "established")
+    yield nft.new_rule(chain, expr.midstream() + refuse, "new without SYN", "midstream")
+    if not spec.isolated:
+        return
+    yield from _essentials(chain, ids)
+    for rule in spec.rules:
+        yield from _permit(chain, rule, incoming, ids)
+    yield nft.new_rule(chain, refuse, "", "drop")
+
+
+def _essentials(chain: str, ids: _Ids) -> Iterator[Message]:
+    number = ids.next()
+    types = (bytes([kind]) for kind in expr.ESSENTIAL_ICMPV6)
+    yield from nft.anonymous_set(nft.KeyType.ICMPV6, types, number)
+    expressions = expr.essentials(nft.ANONYMOUS, number) + expr.RETURN
+    yield nft.new_rule(chain, expressions, "", "essential ICMPv6")
+
+
+def _permit(chain: str, rule: RuleSpec, incoming: bool, ids: _Ids) -> Iterator[Message]:
+    """One RuleSpec; several rules where its ports need several kinds of match."""
+    peer = _peer(rule, incoming)
+    for messages, ports in _ports(rule, ids):
+        yield from messages
+        expressions = peer + ports + expr.COUNTER + expr.RETURN
+        yield nft.new_rule(chain, expressions, rule.comment, rule.comment)
+
+
+def _peer(rule: RuleSpec, incoming: bool) -> bytes:
+    if rule.peer is None or rule.family is None:
+        return expr.family(rule.family) if rule.family is not None else b""
+    if rule.peer_kind is SetKind.ENDPOINTS:
+        return expr.endpoint(rule.family, rule.peer)
+    return expr.address(rule.family, incoming, rule.peer)
+
+
+def _ports(rule: RuleSpec, ids: _Ids) -> Iterator[tuple[list[Message], bytes]]:
+    if rule.ports is None:
+        yield [], b""
+        return
+    whole = [protocol for protocol, span in rule.ports if span is None]
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for protocol, span in rule.ports:
+        if span is not None:
+            spans.setdefault(protocol, []).append(span)
+    yield from _whole_protocols(whole, ids)
+    single = [p for p, of in spans.items() if all(first == last for first, last in of)]
+    if len(single) > 1:
+        yield _many_protocols({p: spans.pop(p) for p in single}, ids)
+    for protocol, of in spans.items():
+        yield _one_protocol(protocol, of, ids)
+
+
+def _whole_protocols(protocols: list[int], ids: _Ids) -> Iterator[tuple[list[Message], bytes]]:
+    if len(protocols) == 1:
+        yield [], expr.protocol(protocols[0])
+    elif protocols:
+        number = ids.next()
+        messages = nft.anonymous_set(nft.KeyType.PROTOCOL, [bytes([p]) for p in sorted(protocols)], number)
+        yield messages, expr.protocols(nft.ANONYMOUS, number)
+
+
+def _many_protocols(spans: dict[int, list[tuple[int, int]]], ids: _Ids) -> tuple[list[Message], bytes]:
+    number = ids.next()
+    pairs = [(protocol, first) for protocol, of in spans.items() for first, _ in of]
+    return nft.anonymous_protocol_ports(pairs, number), expr.protocol_and_port(nft.ANONYMOUS, number)
+
+
+def _one_protocol(protocol: int, spans: list[tuple[int, int]], ids: _Ids) -> tuple[list[Message], bytes]:
+    if len(spans) == 1:
+        return [], expr.protocol(protocol) + expr.port_span(*spans[0])
+    number = ids.next()
+    if all(first == last for first, last in spans):
+        keys: Iterable[bytes] = [first.to_bytes(2, "big") for first, _ in spans]
+        messages = nft.anonymous_set(nft.KeyType.SERVICE, keys, number)
+    else:
+        messages = nft.anonymous_ports(spans, number)
+    return messages, expr.protocol(protocol) + expr.port_in(nft.ANONYMOUS, number)

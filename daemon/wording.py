@@ -1,0 +1,116 @@
+"""Sets and origins in words, for the comments that an operator reads in the kernel's listing. Pure.
+
+In: references to peers, and origins of rules. Out: one line each, within what a kernel comment holds.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+
+from daemon.model import Operator, Requirement, Selector, Span
+from daemon.policy.ruleset import BlockSet, EndpointSet, PeerRef, PodSet
+
+MAX_COMMENT = 127
+"""Bytes that nft and the kernel's comment fields surely hold, without the final NUL."""
+
+_ELLIPSIS = "..."
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+_MOST_PARTS = 8
+
+
+def bounded(parts: Sequence[str]) -> str:
+    """The parts joined by ", "; what does not fit is counted: "a, b and 7 more"."""
+    return _joined(parts, len(parts))
+
+
+def _joined(parts: Sequence[str], total: int) -> str:
+    for kept in range(min(len(parts), _MOST_PARTS), 0, -1):
+        tail = f" and {total - kept} more" if kept < total else ""
+        text = ", ".join(parts[:kept]) + tail
+        if len(text.encode()) <= MAX_COMMENT:
+            return clean(text)
+    return clean(parts[0]) if parts else ""
+
+
+def clean(text: str) -> str:
+    """Fit for a comment: no quote, backslash or control character, and cut at MAX_COMMENT bytes."""
+    safe = "".join("'" if c == '"' else c if c.isprintable() and c != "\\" else "?" for c in text)
+    if len(safe.encode()) <= MAX_COMMENT:
+        return safe
+    return safe.encode()[: MAX_COMMENT - len(_ELLIPSIS)].decode(errors="ignore") + _ELLIPSIS
+
+
+def protocol_name(number: int) -> str:
+    """Return "tcp" for 6; the number itself for what has no name here."""
+    return _PROTOCOLS.get(number, str(number))
+
+
+@lru_cache(maxsize=8192)
+def describe_peer(peer: PeerRef) -> str:
+    """What a set stands for: "role=client in namespace default on default/net-a"."""
+    if isinstance(peer, BlockSet):
+        return _blocks(peer)
+    if isinstance(peer, PodSet):
+        return clean(_pods(peer))
+    ports = ", ".join(f"{protocol_name(protocol)} {name}" for protocol, name in peer.ports)
+    return clean(f"{ports} of {_scope(peer)}")
+
+
+def describe_selector(selector: Selector) -> str:
+    """As kubectl writes it: "role=client,tier in (a, b),!old"; "all pods" for none."""
+    return ",".join(_requirement(r) for r in selector.requirements) or "all pods"
+
+
+def _scope(peer: EndpointSet) -> str:
+    if isinstance(peer.scope, PodSet):
+        return _pods(peer.scope)
+    where = f"pods on {', '.join(peer.networks)}"
+    return where if peer.scope is None else f"{where} in {_blocks(peer.scope)}"
+
+
+def _pods(peer: PodSet) -> str:
+    if peer.namespaces is None:
+        where = f"namespace {peer.namespace}"
+    elif not peer.namespaces.requirements:
+        where = "all namespaces"
+    else:
+        where = f"namespaces {describe_selector(peer.namespaces)}"
+    return f"{describe_selector(peer.pods)} in {where} on {', '.join(peer.networks)}"
+
+
+def _requirement(requirement: Requirement) -> str:
+    key, values = requirement.key, requirement.values
+    match requirement.operator:
+        case Operator.EXISTS:
+            return key
+        case Operator.DOES_NOT_EXIST:
+            return f"!{key}"
+        case Operator.IN if len(values) == 1:
+            return f"{key}={values[0]}"
+        case Operator.NOT_IN if len(values) == 1:
+            return f"{key}!={values[0]}"
+        case Operator.IN:
+            return f"{key} in ({', '.join(values)})"
+        case _:
+            return f"{key} notin ({', '.join(values)})"
+
+
+def _blocks(peer: BlockSet) -> str:
+    spans = [(4, span) for span in peer.spans4] + [(6, span) for span in peer.spans6]
+    return _joined([span_text(family, span) for family, span in spans[:_MOST_PARTS]], len(spans))
+
+
+def span_text(family: int, span: Span) -> str:
+    """A span as a CIDR where it is one, else "first-last"."""
+    first, last = span
+    size = last - first + 1
+    if size == 1:
+        return address_text(family, first)
+    if size & (size - 1) == 0 and first % size == 0:
+        return f"{address_text(family, first)}/{(32 if family == 4 else 128) - size.bit_length() + 1}"
+    return f"{address_text(family, first)}-{address_text(family, last)}"
+
+
+def address_text(family: int, number: int) -> str:
+    """An address, as people write it."""
+    return str(IPv4Address(number) if family == 4 else IPv6Address(number))
