@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Interface:
-    """A pod's interface; `network` is "namespace/name" of a net-attach-def. It is called net1, net2, … by order."""
+    """An interface; `network` is "namespace/name" of a net-attach-def. Its name: net1, net2, … by order."""
 
     network: str
     host: int
