@@ -99,7 +99,7 @@ def build(output: Path) -> Path:
 
 
 def run_pyinstaller(scratch: Path) -> Path:
-    """Run the spec in an empty directory and return the bundle's. BuildError with PyInstaller's last lines."""
+    """Run the spec in an empty directory; return the bundle's. BuildError holds PyInstaller's last lines."""
     source = scratch / f"{NAME.replace('-', '_')}.py"
     source.write_text(join_modules())
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN"]

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from cni_plugin import wire
 
-pytestmark = pytest.mark.unit
-
 SCALARS = (
     st.none()
     | st.booleans()
