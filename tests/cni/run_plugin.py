@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cni.bad_input import ENV
+from tests.cni.bad_input import ENV, config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = REPOSITORY / "dist/cni/bin/multi-networkpolicy"
 LIMIT = 60.0
+# What a call may take on top of what it waits for, on a machine that runs other tests too.
+SLACK = 3.0
+
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+# What makes a GC ask the daemon.
+GC_EMPTY: dict[str, Any] = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def run_plugin(
     command: Sequence[str | Path] = (PLUGIN,),
     **options: Any,
 ) -> Done:
-    """Run the plugin once. command: what starts it, for another root or interpreter. options: subprocess.run's."""
+    """Run the plugin once. command: what starts it. options: subprocess.run's."""
     assert PLUGIN.exists(), f"{PLUGIN} is not there: run ./build.sh plugin"
     begun = time.monotonic()
     done = subprocess.run(
@@ -71,3 +77,10 @@ def run_plugin(
         **options,
     )
     return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - begun)
+
+
+def call(
+    command: str, path: Path, env: Mapping[str, str | bytes | None] | None = None, **changes: Any
+) -> Done:
+    """Run one command on the good configuration, with the daemon's socket at path and some keys changed."""
+    return run_plugin(config(socketPath=str(path), **changes), {"CNI_COMMAND": command, **(env or {})})
