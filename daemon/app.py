@@ -1,6 +1,7 @@
 """The composition root: settings to objects, threads and their end.
 
-In: Settings. Out: a running daemon, and its exit code. Nothing else creates threads or wires modules together.
+In: Settings. Out: a running daemon, and its exit code. Nothing else creates threads or wires modules
+together.
 
 Threads: main (signals), server (all clients), source (reads and decodes), dataplane (owns everything that has
 state). A thread that ends unexpectedly ends the process with its traceback; the rules in the kernel stay.
@@ -47,10 +48,13 @@ CRASHED = 70
 
 
 def run(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT. Raises MultiNetworkPolicyError when the start fails; returns 0 after a stop."""
+    """Run until SIGTERM or SIGINT.
+
+    Raises MultiNetworkPolicyError when the start fails; returns 0 after a stop.
+    """
     logs.configure(settings.log_format, settings.log_level)
     for name, value, origin in settings.origins():
-        log.info("setting", extra={"name": name, "value": value, "from": origin})
+        log.info("setting", extra={"setting": name, "value": value, "from": origin})
     # Before any thread exists, so that all inherit it: signals are the main thread's to wait for.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     threading.excepthook = _crash
@@ -80,8 +84,8 @@ class StateLock:
                 if time.monotonic() >= deadline:
                     os.close(self._fd)
                     raise MultiNetworkPolicyError(
-                        f"{self._path} is held by another multi-networkpolicyd; stop that one, or give this one "
-                        "its own --state-dir and --socket"
+                        f"{self._path} is held by another multi-networkpolicyd; stop that one, or give "
+                        "this one its own --state-dir and --socket"
                     ) from None
                 time.sleep(0.05)
             else:
@@ -152,11 +156,14 @@ class Daemon:
             if thread.name == name:
                 thread.join(max(0.0, deadline - time.monotonic()))
                 if thread.is_alive():
-                    log.warning("thread-left", extra={"thread": name})
+                    log.warning("thread-left", extra={"which": name})
 
 
 def choose_backend(wanted: str) -> Backend:
-    """The backend that `--backend` names, once it has answered on this kernel. Raises BackendUnavailableError."""
+    """The backend that `--backend` names, once it has answered on this kernel.
+
+    Raises BackendUnavailableError.
+    """
     if wanted == "iptables":
         raise BackendUnavailableError("--backend iptables: not in this version; use nftables or auto")
     backend = NftablesBackend()
@@ -189,5 +196,5 @@ def _crash(arguments: threading.ExceptHookArgs) -> None:
     """Threads never die quietly: a daemon without one of them would look alive and enforce nothing new."""
     trace = "".join(traceback.format_exception(arguments.exc_value)) if arguments.exc_value else ""
     name = arguments.thread.name if arguments.thread else "?"
-    log.critical("thread-died", extra={"thread": name, "traceback": trace})
+    log.critical("thread-died", extra={"which": name, "traceback": trace})
     os._exit(CRASHED)

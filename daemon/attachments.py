@@ -2,8 +2,9 @@
 
 In: Records. Out: files in a directory, and the Records read from it. Rules are never touched here.
 
-Intent is recorded before the kernel is programmed, by an atomic rename and without fsync: a network namespace does
-not survive the power loss that fsync guards against, and a record carries the boot id that it belongs to.
+Intent is recorded before the kernel is programmed, by an atomic rename and without fsync: a network
+namespace does not survive the power loss that fsync guards against, and a record carries the boot id that
+it belongs to.
 """
 
 import os
@@ -27,9 +28,10 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     netns, device, inode, cookie: the namespace's path and identity (cookie None: the kernel has none).
     ifindex 0: a guard, whose device does not exist yet. addresses: those of ADD's result.
     pod_*: "" without identity. labels, ports: of the last pod object seen with that UID (A11).
-    networks: candidate net-attach-defs; evidence: how they were found; configured, config_name: `netAttachDef` and
-    `name` of the plugin's configuration. unready: everything is denied until the source is read. withdrawn: DEL came, the link may live on.
-    digest, generation: of what was applied last to the whole netns; "" and 0 where that is not known.
+    networks: candidate net-attach-defs; evidence: how they were found; configured, config_name:
+    `netAttachDef` and `name` of the plugin's configuration. unready: everything is denied until the source
+    is read. withdrawn: DEL came, the link may live on. digest, generation: of what was applied last to the
+    whole netns; "" and 0 where that is not known.
     """
 
     version: int

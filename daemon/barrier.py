@@ -1,7 +1,7 @@
 """`mnpctl wait --synced`: the exact barrier for scripts and tests.
 
-In: a request, the source's answer that everything it held then has been handed over, and the reconciler's progress.
-Out: the reply, when all of that is in the kernel, or at the timeout with what is missing by name.
+In: a request, the source's answer that everything it held then has been handed over, and the reconciler's
+progress. Out: the reply, when all of that is in the kernel, or at the timeout with what is missing by name.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,10 @@ class _Barrier:
 
 
 class Barriers:
-    """`ask(token)`: the source reads anew and answers with the token once it has handed over what it found."""
+    """All waits that are under way.
+
+    `ask(token)`: the source reads anew, and answers with the token once it has handed over what it found.
+    """
 
     def __init__(
         self, reconciler: Reconciler, clock: Callable[[], float], ask: Callable[[int], None]

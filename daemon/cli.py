@@ -28,7 +28,10 @@ def main_ctl() -> int:
 
 
 def run_daemon(argv: Sequence[str]) -> int:
-    """Parse, check every setting, run. Returns the exit code: 0 after SIGTERM, 1 a failed start, 2 bad settings."""
+    """Parse, check every setting, run.
+
+    Returns the exit code: 0 after SIGTERM, 1 a failed start, 2 bad settings.
+    """
     parser = argparse.ArgumentParser(
         prog="multi-networkpolicyd", description="The multi-networkpolicy daemon of one node."
     )

@@ -53,7 +53,9 @@ def parse_key(body: dict[str, Any]) -> AttachmentKey:
     env = _environment(body)
     container_id = env.get("CNI_CONTAINERID", "")
     if not _CONTAINER_ID.fullmatch(container_id) or len(container_id) > 1024:
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is not a legal container id")
+        raise CniError(
+            INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is not a legal container id"
+        )
     ifname = env.get("CNI_IFNAME", "")
     if not 0 < len(ifname.encode()) <= 15 or ifname in (".", "..") or re.search(r"[/:\s\x00-\x1f]", ifname):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {ifname[:80]!r} is not a legal interface name")
@@ -61,7 +63,10 @@ def parse_key(body: dict[str, Any]) -> AttachmentKey:
 
 
 def parse_add(body: dict[str, Any]) -> AddRequest:
-    """The whole request. Raises CniError: 4 for the environment, 6 for what is no JSON, 7 for the configuration."""
+    """The whole request.
+
+    Raises CniError: 4 for the environment, 6 for what is no JSON, 7 for the configuration.
+    """
     env = _environment(body)
     key = parse_key(body)
     netns = env.get("CNI_NETNS", "")
@@ -102,7 +107,9 @@ def parse_identity(arguments: str) -> PodIdentity | None:
             continue
         # Multus appends the runtime's arguments to its own: the same again is usual, another value is not.
         if found[name] not in ("", value):
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS gives {name} twice: {found[name][:80]!r} and {value[:80]!r}")
+            raise CniError(
+                INVALID_ENVIRONMENT, f"CNI_ARGS gives {name} twice: {found[name][:80]!r} and {value[:80]!r}"
+            )
         found[name] = value
     namespace, name, uid = (found[part] for part in _IDENTITY)
     if not namespace or not name:
@@ -133,7 +140,9 @@ def parse_result(result: Any, ifname: str) -> tuple[Address, ...]:
         if interface is None or interface in ours:
             texts.append((f"prevResult.ips[{index}].address", item.get("address")))
     if len(texts) > MAX_ADDRESSES:
-        raise CniError(INVALID_CONFIG, f"prevResult.ips: {len(texts)} addresses; {MAX_ADDRESSES} are the most")
+        raise CniError(
+            INVALID_CONFIG, f"prevResult.ips: {len(texts)} addresses; {MAX_ADDRESSES} are the most"
+        )
     return tuple(dict.fromkeys(_address(text, field) for field, text in texts))
 
 

@@ -184,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     command("status", _status, "the daemon: ready or why not, what it governs, what it reports")
-    attachments = command("attachments", _attachments, "the interfaces that it governs, and by which policies")
+    attachments = command(
+        "attachments", _attachments, "the interfaces that it governs, and by which policies"
+    )
     attachments.add_argument("pod", nargs="?", metavar="[NAMESPACE/]POD")
     command("policies", _policies, "the policies, what each governs on this node, and its problems")
     render = command("render", _render, "what is programmed for one attachment, as nft would list it")
@@ -230,7 +232,8 @@ def _status_table(status: dict[str, Any]) -> None:
     print(f"multi-networkpolicyd {status['version']}, {ready}")
     print(f"source {status['source']}, backend {status['backend']}, up {status['uptimeSeconds']:.0f} s")
     states = ", ".join(f"{count} {state}" for state, count in sorted(status["attachments"].items()))
-    print(f"attachments: {states or 'none'}; policies: {status['policies']}; ADDs waiting: {status['waitingAdds']}")
+    waiting = status["waitingAdds"]
+    print(f"attachments: {states or 'none'}; policies: {status['policies']}; ADDs waiting: {waiting}")
     for path in status["pending"]:
         print(f"pending: {path}")
     for problem in status["problems"]:

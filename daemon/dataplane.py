@@ -1,8 +1,8 @@
-"""The dataplane thread: the only one that owns attachments, enters network namespaces and programs the kernel.
+"""The dataplane thread: it alone owns attachments, enters network namespaces and programs the kernel.
 
 In: the server's requests and the source's updates, through the inbox. Out: replies, programs in the kernel.
-It takes one task of each lane in turn and reconciles one sandbox between, so that a large update delays an ADD by
-the programming of one netns at most.
+It takes one task of each lane in turn and reconciles one sandbox between, so that a large update delays an
+ADD by the programming of one netns at most.
 """
 
 import time
@@ -26,7 +26,7 @@ from daemon.upkeep import Upkeep
 log = get_logger(__name__)
 
 NETNS_SWEEP_SECONDS = 0.25
-"""A stat per netns: chains and addresses go within a second of the netns' end, or of the link's after a DEL."""
+"""A stat per netns: what is ours goes within a second of the netns' end, or of the link's after a DEL."""
 LINK_SWEEP_SECONDS = 5.0
 """An entry per netns: for interfaces whose DEL was lost."""
 
@@ -122,7 +122,7 @@ class Dataplane:
     def _take_update(self, update: Update) -> None:
         if update.changes:
             self._upkeep.on_changes(update.changes)
-        self._report.source_problems = update.problems
+        self._report.source_problems = dict(update.problems)
         if update.complete and not self._upkeep.ready:
             self._upkeep.become_ready()
             log.info("ready", extra={"attachments": len(self._registry.attachments)})

@@ -34,7 +34,10 @@ class Inbox:
             self._ready.notify()
 
     def take(self, timeout: float | None) -> list[Task]:
-        """The first task of every lane that has one, after waiting up to `timeout` seconds for any (None: long)."""
+        """The first task of every lane that has one.
+
+        Waits up to `timeout` seconds for any (None: until there is one).
+        """
         with self._ready:
             self._ready.wait_for(lambda: any(self._lanes), timeout)
             return [lane.popleft() for lane in self._lanes if lane]

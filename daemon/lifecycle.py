@@ -1,7 +1,7 @@
 """ADD, DEL, CHECK, GC and STATUS as transitions of one attachment's state.
 
-In: requests of the plugin. Out: their replies, and attachments in the registry. Only the dataplane thread calls
-this module; a waiting ADD is an entry in a list and holds no thread.
+In: requests of the plugin. Out: their replies, and attachments in the registry. Only the dataplane thread
+calls this module; a waiting ADD is an entry in a list and holds no thread.
 
 The order inside an ADD is what makes it safe: find out, record the intent, program, and only then reply.
 """
@@ -36,14 +36,17 @@ log = get_logger(__name__)
 UNKNOWN_POD_SECONDS = 1.0
 """How long an ADD waits for its pod to show up in the source."""
 REPLY_MARGIN_SECONDS = 0.5
-"""Left to the plugin out of its own timeout, so that our reason reaches the runtime and not a bare timeout."""
+"""Left to the plugin of its own timeout, so that our reason reaches the runtime and not a bare timeout."""
 MOST_WAIT_SECONDS = 600.0
 NO_NETWORK = Candidates((), "none")
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleSettings:
-    """multus_cache: where Multus notes its delegates. track: connection tracking unless the config says other (A6)."""
+    """multus_cache: where Multus notes its delegates.
+
+    track: connection tracking, unless the plugin's configuration says otherwise (A6).
+    """
 
     boot_id: str
     multus_cache: Path
@@ -133,7 +136,10 @@ class Lifecycle:
         request.reply({"ok": True})
 
     def collect(self, request: Request) -> None:
-        """GC: drops bookkeeping whose netns is gone; never the rules of a live one, whatever the list says."""
+        """GC: drops bookkeeping whose netns is gone.
+
+        Rules of a live one stay, whatever the list says.
+        """
         self._upkeep.sweep(links=True)
         request.reply({"ok": True})
 
@@ -190,7 +196,10 @@ class Lifecycle:
         return False
 
     def _answer_unready(self, waiting: Waiting) -> None:
-        """The deadline came before the source: error 11, or everything denied until it comes (`onUnready`)."""
+        """The deadline came before the source: error 11.
+
+        With `onUnready: deny` everything is denied until the source comes.
+        """
         if not waiting.add.deny_unready:
             raise CniError(TRY_AGAIN_LATER, f"not ready: {self._upkeep.not_ready_because}")
         self._commit(waiting, None, NO_NETWORK, unready=True)
@@ -208,7 +217,9 @@ class Lifecycle:
         identity, link = _inspect(add)
         present = self._reconciler.sandboxes.get(identity.token)
         if present is not None and present.held:
-            raise CniError(TRY_AGAIN_LATER, "this netns holds attachments that are not verified since the start")
+            raise CniError(
+                TRY_AGAIN_LATER, "this netns holds attachments that are not verified since the start"
+            )
         attachment = Attachment(self._record(add, identity, link, pod, found, unready))
         fields = log_fields(attachment.record)
         if not waiting.request.alive():

@@ -122,6 +122,18 @@ def entered(path: str, expected: NetnsIdentity | None) -> Iterator[NetnsIdentity
         os.close(fd)
 
 
+def present(identity: NetnsIdentity) -> bool:
+    """Whether the path still leads to a namespace with these numbers: one stat, for frequent looking.
+
+    Another namespace may have got the same numbers; only identify() tells those apart.
+    """
+    try:
+        found = os.stat(identity.path)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (identity.device, identity.inode)
+
+
 def in_scratch(work: Callable[[], Result]) -> Result:
     """Run `work` in an empty network namespace, in a thread that ends with it, and return its result."""
     results: list[Result] = []

@@ -1,8 +1,8 @@
 """Which net-attach-def made this attachment: the evidence in order of trust.
 
-In: what the configuration, Multus' cache, the pod and the net-attach-defs say. Out: candidates and where they came
-from. Several candidates mean the union of their restrictions (a policy that names any of them governs), never a
-guess that opens. Pure but for `read_multus_cache`.
+In: what the configuration, Multus' cache, the pod and the net-attach-defs say. Out: candidates and where
+they came from. Several candidates mean the union of their restrictions (a policy that names any of them
+governs), never a guess that opens. Pure but for `read_multus_cache`.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,10 @@ MAX_CACHE_BYTES = 1 << 20
 
 
 class Candidates(msgspec.Struct, frozen=True):
-    """networks: sorted. evidence: "config", "multus-cache", "pod-networks", "net-attach-defs", "name", "status"."""
+    """networks: sorted.
+
+    evidence: "config", "multus-cache", "pod-networks", "net-attach-defs", "name", "status" or "none".
+    """
 
     networks: tuple[Network, ...]
     evidence: str
@@ -38,7 +41,8 @@ def find_networks(
 ) -> Candidates:
     """The candidates for one attachment.
 
-    configured: `netAttachDef` of the plugin's configuration; cached: what Multus' cache says of this interface.
+    configured: `netAttachDef` of the plugin's configuration; cached: what Multus' cache says of this
+    interface.
     """
     if configured is not None:
         return Candidates((configured,), "config")
@@ -66,8 +70,8 @@ def confirm_networks(pod: Pod, ifname: str) -> Candidates | None:
 def read_multus_cache(directory: Path, container_id: str, ifname: str) -> Network | None:
     """What Multus noted for this container before it ran its delegates; None where that says nothing.
 
-    The file is Multus' own and not a documented interface: whatever does not look as expected counts as absent.
-    container_id has been checked to hold no slash.
+    The file is Multus' own and not a documented interface: whatever does not look as expected counts as
+    absent. container_id has been checked to hold no slash.
     """
     path = directory / container_id
     try:

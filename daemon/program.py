@@ -166,6 +166,18 @@ def make_program(
     return program
 
 
+def restrict(program: Program, ifname: str) -> Program:
+    """The part of a program that concerns one attachment: its gate, and the sets that its rules refer to."""
+    gate = program.gates[ifname]
+    return Program({ifname: gate}, {name: program.sets[name] for name in used_sets([gate])}, program.track)
+
+
+def used_sets(gates: Iterable[Gate]) -> list[str]:
+    """The names of the sets that the gates' rules refer to, sorted."""
+    chains = [chain for gate in gates for chain in (gate.ingress, gate.egress) if chain is not None]
+    return sorted({rule.peer for chain in chains for rule in chain.rules if rule.peer is not None})
+
+
 def chain_name(direction: Direction, ifname: str) -> str:
     """A chain's name: "ingress-net1". A legal ifname may hold what nft does not take in a name.
 

@@ -1,11 +1,11 @@
 """From what shall be in each netns to what is: coalesce, apply, fail closed, retry.
 
-In: attachments placed in sandboxes, and marks of what became dirty. Out: programs in the kernel, and the state of
-each attachment. Only the dataplane thread calls this module.
+In: attachments placed in sandboxes, and marks of what became dirty. Out: programs in the kernel, and the
+state of each attachment. Only the dataplane thread calls this module.
 
-A sandbox (one network namespace) is the unit of work: its program holds every attachment in it and is applied as
-one atomic batch. What was applied is kept as a model; `actual` None means that the kernel's state is not known, and
-then everything of ours there is rewritten.
+A sandbox (one network namespace) is the unit of work: its program holds every attachment in it and is
+applied as one atomic batch. What was applied is kept as a model; `actual` None means that the kernel's
+state is not known, and then everything of ours there is rewritten.
 """
 
 import random
@@ -20,7 +20,7 @@ from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Direction
 from daemon.netns import NetnsIdentity
-from daemon.planner import ChainSpec, Gate, Program
+from daemon.program import ChainSpec, Gate, Program, used_sets
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -71,7 +71,10 @@ class Sandbox:
 
 
 class Reconciler:
-    """Owns the sandboxes. `clock` is monotonic seconds; `on_gone` is told of sandboxes whose netns is gone."""
+    """Owns the sandboxes.
+
+    `clock` is monotonic seconds; `on_gone` is told of sandboxes whose netns is gone.
+    """
 
     def __init__(
         self,
@@ -132,7 +135,10 @@ class Reconciler:
         return min((sandbox.retry_at for sandbox in self._dirty.values()), default=None)
 
     def reconcile(self, sandbox: Sandbox) -> None:
-        """Make one sandbox as desired; on failure deny what could not be programmed and set the time of a retry."""
+        """Make one sandbox as desired.
+
+        On failure: deny what could not be programmed and set the time of a retry.
+        """
         try:
             self.apply(sandbox)
         except NetnsGoneError:
@@ -153,7 +159,9 @@ class Reconciler:
         self._settle(sandbox)
 
     def take_over(self, sandbox: Sandbox, digest: str, generation: int) -> bool:
-        """At start: believe that the kernel still holds what a record says, if both digests and generation agree.
+        """At the start of the daemon, for a sandbox known from records.
+
+        Believe that the kernel still holds what a record says, if both digests and generation agree.
 
         False: something differs, so `actual` stays unknown and the sandbox is to be rewritten.
         """
@@ -286,14 +294,7 @@ class Reconciler:
 def _closed(desired: Program, actual: Program | None) -> Program:
     """The desired program with each isolated direction denied that is not already as desired."""
     gates = {name: _closed_gate(gate, desired, actual) for name, gate in desired.gates.items()}
-    used = {
-        rule.peer
-        for gate in gates.values()
-        for direction in Direction
-        if (chain := gate.chain(direction)) is not None
-        for rule in chain.rules
-    }
-    return Program(gates, {name: spec for name, spec in desired.sets.items() if name in used}, desired.track)
+    return Program(gates, {n: desired.sets[n] for n in used_sets(gates.values())}, desired.track)
 
 
 def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:
@@ -301,7 +302,9 @@ def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:
     return Gate(gate.ifname, gate.ifindex, gate.owner, chains[Direction.INGRESS], chains[Direction.EGRESS])
 
 
-def _closed_chain(gate: Gate, direction: Direction, desired: Program, actual: Program | None) -> ChainSpec | None:
+def _closed_chain(
+    gate: Gate, direction: Direction, desired: Program, actual: Program | None
+) -> ChainSpec | None:
     wanted = gate.chain(direction)
     if wanted is None or not wanted.isolated:
         return wanted
@@ -310,5 +313,6 @@ def _closed_chain(gate: Gate, direction: Direction, desired: Program, actual: Pr
         peers = {rule.peer for rule in wanted.rules if rule.peer is not None}
         if present == wanted and all(desired.sets[p] == actual.sets.get(p) for p in peers):
             return wanted
-    # Connections that were allowed go on: to end them is revocation's work, and needs rules that can be trusted.
+    # Connections that were allowed go on: to end them is revocation's work, and needs rules that can be
+    # trusted.
     return ChainSpec(isolated=True, rules=(), established=wanted.established)

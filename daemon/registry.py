@@ -38,7 +38,10 @@ class Registry:
         self._reconciler.mark(self.sandbox(attachment) for attachment in present)
 
     def attach(self, attachment: Attachment) -> None:
-        """Record it, then let it count: as a subject, and with its addresses as a peer. A guard is neither."""
+        """Record it, then let it count: as a subject, and with its addresses as a peer.
+
+        A guard is neither.
+        """
         record = attachment.record
         self._records.save(record)
         self.attachments[record.key] = attachment
@@ -63,7 +66,10 @@ class Registry:
             self.mark(self._store.detach(key))
 
     def replace(self, attachment: Attachment) -> list[Attachment]:
-        """Put an attachment in the place of what has its key, or its interface in its netns. Returns what had."""
+        """Put an attachment in the place of what has its key, or its interface in its netns.
+
+        Returns what stood there.
+        """
         here = self.sandbox(attachment).attachments.get(attachment.record.ifname)
         same = self.attachments.get(attachment.key)
         replaced = list({id(old): old for old in (here, same) if old is not None}.values())
@@ -82,7 +88,10 @@ class Registry:
             self._reconciler.forget(sandbox)
 
     def withdraw(self, attachment: Attachment) -> None:
-        """DEL came: its addresses leave the peer sets at once, its restrictions stay (the link may live on)."""
+        """DEL came for this attachment.
+
+        Its addresses leave the peer sets at once, its restrictions stay (the link may live on).
+        """
         self.update(attachment, withdrawn=True)
         if not attachment.record.guard:
             self.mark(self._store.withdraw(attachment.key))
@@ -113,9 +122,7 @@ class Registry:
             record = attachment.record
             subject = subject_of(record) if record.guard else self._store.subject(record.key)
             labels, ports = dict(subject.labels), subject.ports
-            self.update(
-                attachment, labels=labels, ports=ports, digest=digest, generation=sandbox.generation
-            )
+            self.update(attachment, labels=labels, ports=ports, digest=digest, generation=sandbox.generation)
 
 
 def identity_of(record: Record) -> NetnsIdentity:

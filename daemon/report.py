@@ -15,6 +15,7 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.backends.base import Backend
 from daemon.errors import DataplaneError, NetnsError
 from daemon.model import Policy, Problem
+from daemon.program import restrict
 from daemon.reconcile import Attachment, Reconciler
 from daemon.registry import Registry
 from daemon.server import Request
@@ -114,7 +115,7 @@ class Report:
         if sandbox.actual is None:
             text = "# not known: taken over from an earlier run and not verified yet\n"
         else:
-            text = self._backend.text(sandbox.actual, attachment.record.ifname)
+            text = self._backend.text(restrict(sandbox.actual, attachment.record.ifname))
         try:
             counters = self._reconciler.counters(sandbox)
         except (DataplaneError, NetnsError):
@@ -191,7 +192,9 @@ class Report:
         if len(found) == 1:
             return found[0]
         if not found:
-            raise CniError(INVALID_CONFIG, f"no attachment of {pod or 'any pod'} fits; see `mnpctl attachments`")
+            raise CniError(
+                INVALID_CONFIG, f"no attachment of {pod or 'any pod'} fits; see `mnpctl attachments`"
+            )
         names = ", ".join(sorted(f"{_pod(a)} {a.key}" for a in found))
         raise CniError(INVALID_CONFIG, f"{len(found)} attachments fit; name the interface: {names[:1000]}")
 

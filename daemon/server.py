@@ -1,8 +1,8 @@
 """The Unix socket: one thread, one epoll loop, all clients.
 
-In: framed requests (cni_plugin.wire). Out: decoded `Request`s to `dispatch`, and their replies to the clients.
-What a request means is lifecycle's; here are only transport, bounds on sizes and times, and who may speak.
-A waiting request holds no thread, so any number of ADDs may wait while DEL and mnpctl are served.
+In: framed requests (cni_plugin.wire). Out: decoded `Request`s to `dispatch`, and their replies to the
+clients. What a request means is lifecycle's; here are only transport, bounds on sizes and times, and who
+may speak. A waiting request holds no thread, so any number of ADDs may wait while DEL and mnpctl are served.
 """
 
 import contextlib
@@ -200,7 +200,9 @@ class Server:
             self._dispatch(Request(body, connection, self))
 
     def _refuse(self, connection: _Connection, message: str) -> None:
-        self.post(connection, {"v": wire.WIRE_VERSION, "ok": False, "code": 999, "msg": message, "details": ""})
+        self.post(
+            connection, {"v": wire.WIRE_VERSION, "ok": False, "code": 999, "msg": message, "details": ""}
+        )
 
     # --- replies -----------------------------------------------------------------------------------------
 

@@ -1,10 +1,9 @@
 """What keeps attachments true between their ADD and their end: news of the source, restart, sweeping.
 
-In: changes of the source, records found at the start, the passing of time. Out: attachments updated, verified,
-or dropped with their netns. Only the dataplane thread calls this module.
+In: changes of the source, records found at the start, the passing of time. Out: attachments updated,
+verified, or dropped with their netns. Only the dataplane thread calls this module.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from daemon.attachments import Record, RecordStore
 from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
 from daemon.log import get_logger
 from daemon.model import Change, NetAttachDef, Pod
+from daemon.netns import NetnsIdentity
 from daemon.networks import Candidates, confirm_networks, find_networks, read_multus_cache
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.registry import Registry, identity_of, log_fields
@@ -22,23 +22,32 @@ from daemon.store import Store
 log = get_logger(__name__)
 
 
-class Upkeep:
-    """ready: the source has been read as a whole at least once; before, nothing is verified, deleted or opened."""
+IDENTITY_TURNS = 4
+"""In so many sweeps each netns is identified once; in all of them it is looked for."""
 
-    def __init__(
-        self, store: Store, registry: Registry, reconciler: Reconciler, multus_cache: Path
-    ) -> None:
+
+class Upkeep:
+    """ready: the source has been read as a whole at least once.
+
+    Before, nothing is verified, deleted or opened.
+    """
+
+    def __init__(self, store: Store, registry: Registry, reconciler: Reconciler, multus_cache: Path) -> None:
         self._store = store
         self._registry = registry
         self._reconciler = reconciler
         self._multus_cache = multus_cache
+        self._turn = 0
         self.ready = False
         self.not_ready_because = "the source has not been read yet"
 
     # --- the source --------------------------------------------------------------------------------------
 
     def on_changes(self, changes: tuple[Change, ...]) -> None:
-        """Take the source's news in: what they make dirty is marked, networks are compared with network-status."""
+        """Take the source's news in.
+
+        What they make dirty is marked, networks are compared with network-status.
+        """
         self._registry.mark(self._store.apply(changes))
         pods = {change.object.ref for change in changes if isinstance(change.object, Pod)}
         everyone = any(isinstance(change.object, NetAttachDef) for change in changes)
@@ -141,9 +150,15 @@ class Upkeep:
             self._registry.attach(Attachment(record, State.RESTORED))
 
     def sweep(self, *, links: bool) -> None:
-        """Notice namespaces that are gone; with `links` interfaces too. Withdrawn ones are looked at always."""
-        for sandbox in list(self._reconciler.sandboxes.values()):
-            if not netns.present(sandbox.identity):
+        """Notice namespaces that are gone; with `links` interfaces too.
+
+        Withdrawn ones are looked at always.
+        """
+        self._turn = (self._turn + 1) % IDENTITY_TURNS
+        for number, sandbox in enumerate(list(self._reconciler.sandboxes.values())):
+            # A new netns often gets the numbers of the old one at its path: each is identified in its turn.
+            thorough = links or number % IDENTITY_TURNS == self._turn
+            if not _still_there(sandbox.identity, thorough=thorough):
                 self._registry.drop_sandbox(sandbox)
                 continue
             withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
@@ -170,6 +185,17 @@ def same_pod(pod: Pod, uid: str) -> bool:
     """Whether a pod object is the one that a runtime means (A12). An unknown UID, on either side, fits."""
     # A static pod's UID is the API server's, its runtime gets the hash of its configuration.
     return not uid or not pod.uid or uid in (pod.uid, pod.config_hash)
+
+
+def _still_there(identity: NetnsIdentity, *, thorough: bool) -> bool:
+    if not netns.present(identity):
+        return False
+    if not thorough:
+        return True
+    try:
+        return netns.identify(identity.path).same(identity)
+    except NetnsError:
+        return False
 
 
 def _stale(record: Record) -> str:

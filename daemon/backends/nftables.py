@@ -132,7 +132,7 @@ def _read(sock: NetfilterSocket) -> Found:
         generation=generation,
         table=True,
         chains={_text(c[3]): _chain_comment(c.get(12, b"")) for c in chains if _text(c[1]) == nft.TABLE},
-        sets={_text(s[2]): _found_set(s) for s in sets if not _number(s[3]) & _ANONYMOUS_FLAG},
+        sets={_text(s[2]): _found_set(s) for s in sets if not _number(s.get(3, b"")) & _ANONYMOUS_FLAG},
         counters=frozenset(_counters(sock)),
     )
 
@@ -151,7 +151,7 @@ def _counted(nested: bytes) -> tuple[int, int]:
 
 
 def _found_set(of: dict[int, bytes]) -> FoundSet:
-    return FoundSet(_number(of[4]), _number(of[5]), _number(of[3]))
+    return FoundSet(_number(of[4]), _number(of[5]), _number(of.get(3, b"")))
 
 
 def _chain_comment(userdata: bytes) -> str:

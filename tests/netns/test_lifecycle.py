@@ -1,0 +1,415 @@
+"""One attachment's life with a real daemon, real namespaces and real packets.
+
+proves: A6, A11, A12, B2, E7
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Attachment, Daemon, Lab, Pod, Target, is_blocked, objects
+from tests.netns.enroll import add, add_guard, check, delete, environment, must
+
+PORT = 5555
+DENY_ALL = objects.policy("deny", {"podSelector": {}, "policyTypes": ["Ingress"]}, networks="net1")
+ONLY_A = objects.policy(
+    "only-a",
+    {
+        "podSelector": {"matchLabels": {"role": "server"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "a"}}}]}],
+    },
+    networks="net1",
+)
+
+
+class World:
+    """A server and two clients on net1, with a daemon that knows them."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.daemon = lab.daemon()
+        self.attachments = {name: lab.attach(lab.pod(name)) for name in ("server", "a", "b")}
+        self.daemon.apply("pods", [self.object(name) for name in self.attachments])
+        self.daemon.apply("network", objects.network("net1"))
+        self.daemon.wait_synced()
+        self.server.pod.prober.serve(PORT)
+
+    @property
+    def server(self) -> Attachment:
+        return self.attachments["server"]
+
+    def object(self, name: str, **changes: Any) -> objects.Object:
+        return objects.pod(name, **{"labels": {"role": name}, **changes})
+
+    def enroll_all(self) -> None:
+        for attachment in self.attachments.values():
+            must(add(self.daemon, attachment))
+
+    def verdicts(self, *names: str) -> list[str]:
+        targets = [Target("tcp", self.server.ipv4, PORT), Target("tcp", self.server.ipv6, PORT)]
+        return [v for name in names for v in self.attachments[name].pod.prober.probe(*targets)]
+
+    def assert_open(self, *names: str) -> None:
+        assert set(self.verdicts(*names)) == {"open"}
+
+    def assert_blocked(self, *names: str) -> None:
+        assert all(is_blocked(verdict) for verdict in self.verdicts(*names))
+
+    def ruleset(self, pod: Pod) -> str:
+        line = ["ip", "netns", "exec", pod.netns.name, "nft", "list", "ruleset"]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+    def states(self) -> dict[str, str]:
+        return {item["pod"].split("/")[1]: item["state"] for item in self.daemon.ctl("attachments")}
+
+
+@pytest.fixture
+def world(lab: Lab) -> World:
+    return World(lab)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.01)
+
+
+def records(daemon: Daemon) -> list[Path]:
+    return sorted((daemon.state / "attachments").glob("*.json"))
+
+
+# --- ADD -------------------------------------------------------------------------------------------------
+
+
+def test_enrolled_without_a_policy_it_is_open_and_tracked(world: World) -> None:
+    """A6."""
+    world.enroll_all()
+    world.assert_open("a", "b")
+    assert "ct state" in world.ruleset(world.server.pod)
+
+
+def test_the_policy_is_in_force_when_add_returns(world: World) -> None:
+    """Positive control first: without enrolment the same probe passes."""
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.assert_open("a", "b")
+    world.enroll_all()
+    world.assert_open("a")
+    world.assert_blocked("b")
+
+
+def test_add_again_changes_nothing_and_succeeds(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    before = world.ruleset(world.server.pod)
+    world.enroll_all()
+    assert world.ruleset(world.server.pod) == before
+    assert len(records(world.daemon)) == 3
+
+
+def test_without_identity_it_passes_through_and_is_listed(world: World) -> None:
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.wait_synced()
+    must(add(world.daemon, world.server, args={}))
+    world.assert_open("a")
+    assert [item["pod"] for item in world.daemon.ctl("attachments")] == [""]
+
+
+def test_an_unknown_pod_is_refused_after_a_second_with_code_11(world: World) -> None:
+    stranger = world.lab.attach(world.lab.pod("stranger"))
+    started = time.monotonic()
+    reply = add(world.daemon, stranger)
+    assert (reply["ok"], reply["code"]) == (False, 11)
+    assert "default/stranger" in reply["msg"]
+    assert 0.9 < time.monotonic() - started < 3
+    assert records(world.daemon) == []
+    assert "multi-networkpolicy" not in world.ruleset(stranger.pod)
+
+
+def test_a_pod_that_shows_up_while_add_waits_is_governed(world: World) -> None:
+    late = world.lab.attach(world.lab.pod("late"))
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.apply("late", objects.pod("late"))
+    must(add(world.daemon, late))
+    late.pod.prober.serve(PORT)
+    world.assert_open("a")  # the server is not enrolled: a probe as such works
+    verdicts = world.attachments["a"].pod.prober.probe(Target("tcp", late.ipv4, PORT))
+    assert is_blocked(verdicts[0])
+
+
+def test_another_uid_is_another_pod(world: World) -> None:
+    """A12."""
+    other = {**world.server.pod.cni_args, "K8S_POD_UID": "somebody-else"}
+    reply = add(world.daemon, world.server, args=other)
+    assert (reply["ok"], reply["code"]) == (False, 11)
+    assert "UID" in reply["msg"]
+    right = {**world.server.pod.cni_args, "K8S_POD_UID": "uid-default-server"}
+    must(add(world.daemon, world.server, args=right))
+
+
+BAD_NAMESPACES = [
+    "/etc/hostname",
+    "/nonexistent/netns",
+    "/proc/self/ns/net",
+    "/proc/self/ns/mnt",
+    "/dev/null",
+]
+
+
+@pytest.mark.parametrize("path", BAD_NAMESPACES)
+def test_what_is_no_pods_netns_is_refused(path: str, world: World) -> None:
+    env = {**environment(world.server.pod, "net1"), "CNI_NETNS": path}
+    body = {"cniVersion": "1.0.0", "name": "n", "prevResult": world.server.result()}
+    reply = world.daemon.cni("add", env, body)
+    assert reply["ok"] is False
+    assert reply["code"] in (4, 8)
+    assert path in reply["msg"]
+    assert records(world.daemon) == []
+
+
+def test_an_interface_that_is_not_there_is_refused(world: World) -> None:
+    env = environment(world.server.pod, "net7")
+    reply = world.daemon.cni("add", env, {"cniVersion": "1.0.0", "name": "n", "prevResult": {}})
+    assert reply["code"] == 4
+    assert "net7" in reply["msg"]
+    assert records(world.daemon) == []
+
+
+# --- guard -----------------------------------------------------------------------------------------------
+
+
+def test_a_guard_shuts_the_interface_until_its_add(world: World) -> None:
+    pod = world.lab.pod("guarded")
+    world.daemon.apply("guarded", objects.pod("guarded"))
+    world.daemon.wait_synced()
+    must(add_guard(world.daemon, pod, "net1"))
+    guarded = world.lab.attach(pod)
+    pod.prober.serve(PORT)
+    probe = [
+        Target("tcp", guarded.ipv4, PORT),
+        Target("tcp", guarded.ipv6, PORT),
+        Target("icmp", guarded.ipv4),
+    ]
+    client = world.attachments["a"].pod.prober
+    assert all(is_blocked(verdict) for verdict in client.probe(*probe))
+    must(add(world.daemon, guarded))
+    assert set(client.probe(*probe)) == {"open"}
+    assert len(records(world.daemon)) == 1
+
+
+def test_a_guard_whose_add_never_came_goes_with_its_del(world: World) -> None:
+    pod = world.lab.pod("guarded")
+    must(add_guard(world.daemon, pod, "net1"))
+    assert "net1" in world.ruleset(pod)
+    must(delete(world.daemon, pod, "net1"))
+    eventually(lambda: "multi-networkpolicy" not in world.ruleset(pod))
+    assert records(world.daemon) == []
+
+
+# --- DEL -------------------------------------------------------------------------------------------------
+
+
+def test_del_leaves_the_restriction_while_the_interface_lives(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    must(delete(world.daemon, world.server.pod, "net1"))
+    must(delete(world.daemon, world.server.pod, "net1"))
+    world.daemon.wait_synced()
+    world.assert_blocked("b")
+    world.lab.detach(world.server)
+    eventually(lambda: "ingress-net1" not in world.ruleset(world.server.pod), 1.0)
+    eventually(lambda: len(records(world.daemon)) == 2)
+
+
+def test_del_takes_the_addresses_out_of_the_peers_at_once(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    world.assert_open("a")
+    must(delete(world.daemon, world.attachments["a"].pod, "net1"))
+    world.daemon.wait_synced()
+    world.assert_blocked("a")
+
+
+def test_del_of_what_was_never_added_succeeds(world: World) -> None:
+    must(delete(world.daemon, world.lab.pod("never"), "net1"))
+
+
+def test_a_netns_that_is_gone_is_forgotten(world: World) -> None:
+    world.enroll_all()
+    world.server.pod.end()
+    eventually(lambda: len(records(world.daemon)) == 2, 1.5)
+    assert "server" not in world.states()
+
+
+def test_a_netns_replaced_at_the_same_path_is_noticed(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    again = world.lab.replace_namespace(world.server.pod)
+    eventually(lambda: "server" not in world.states(), 1.5)
+    assert "multi-networkpolicy" not in world.ruleset(again)
+    attachment = world.lab.attach(again)
+    must(add(world.daemon, attachment))
+    assert "ingress-net1" in world.ruleset(again)
+
+
+def test_a_pod_whose_object_is_gone_keeps_its_labels_even_over_a_restart(world: World) -> None:
+    """A11."""
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    world.daemon.apply("pods", [world.object("a"), world.object("b")])
+    world.daemon.wait_synced()
+    world.assert_open("a")
+    world.assert_blocked("b")
+    world.daemon.restart()
+    world.assert_open("a")
+    world.assert_blocked("b")
+
+
+# --- CHECK, STATUS, GC -----------------------------------------------------------------------------------
+
+TAMPERING = [
+    "delete table inet multi-networkpolicy",
+    "flush chain inet multi-networkpolicy ingress-net1",
+    "flush chain inet multi-networkpolicy input",
+    "flush map inet multi-networkpolicy ingress",
+    "insert rule inet multi-networkpolicy ingress-net1 accept",
+]
+
+
+@pytest.mark.parametrize("command", TAMPERING)
+def test_check_tells_when_rules_are_not_as_programmed(command: str, world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    must(check(world.daemon, world.server))
+    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", command]
+    subprocess.run(line, check=True)
+    before = world.ruleset(world.server.pod)
+    reply = check(world.daemon, world.server)
+    assert reply["ok"] is False
+    assert reply["code"] != 0
+    assert world.ruleset(world.server.pod) == before, "CHECK changes nothing"
+
+
+def test_check_lives_with_others_changing_their_own_tables(world: World) -> None:
+    world.enroll_all()
+    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", "add table inet somebody"]
+    subprocess.run(line, check=True)
+    must(check(world.daemon, world.server))
+
+
+def test_check_without_an_add_fails(world: World) -> None:
+    assert check(world.daemon, world.server)["ok"] is False
+
+
+def test_gc_never_touches_a_live_netns(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    body = {"cniVersion": "1.1.0", "name": "n", "cni.dev/valid-attachments": []}
+    must(world.daemon.cni("gc", {}, body))
+    world.daemon.wait_synced()
+    world.assert_blocked("b")
+    assert len(records(world.daemon)) == 3
+
+
+# --- the daemon's end and start --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_daemon_that_ended_leaves_its_rules_and_takes_them_over(how: str, world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    getattr(world.daemon, how)()
+    world.assert_open("a")
+    world.assert_blocked("b")
+    world.daemon.start()
+    assert world.states() == {"server": "applied", "a": "applied", "b": "applied"}
+    world.assert_open("a")
+    world.assert_blocked("b")
+    must(check(world.daemon, world.server))
+
+
+def test_an_edit_made_while_the_daemon_was_dead_is_applied_at_start(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    world.daemon.kill()
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.start()
+    world.assert_blocked("a", "b")
+
+
+def test_tampering_while_the_daemon_was_dead_is_repaired_at_start(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    world.daemon.kill()
+    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", "flush ruleset"]
+    subprocess.run(line, check=True)
+    world.assert_open("b")
+    world.daemon.start()
+    world.assert_blocked("b")
+    world.assert_open("a")
+
+
+def test_an_untouched_netns_is_taken_over_without_a_write(world: World) -> None:
+    world.daemon.apply("policy", ONLY_A)
+    world.daemon.wait_synced()
+    world.enroll_all()
+    world.daemon.stop()
+    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", "--debug=netlink", "list", "ruleset"]
+    before = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    world.daemon.start()
+    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == before
+    assert "rewritten=False" in world.daemon.log or "rewritten=false" in world.daemon.log
+
+
+def test_a_second_daemon_on_the_same_state_is_refused(world: World) -> None:
+    line = [*world.daemon._line]
+    second = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert "held by another" in second.stderr
+    must(world.daemon.cni("status", {}, {"cniVersion": "1.1.0", "name": "n"}))
+
+
+def test_sigterm_ends_it_within_five_seconds_even_with_adds_waiting(world: World) -> None:
+    os.kill(world.daemon.pid, signal.SIGTERM)
+    started = time.monotonic()
+    assert world.daemon.stop() == 0
+    assert time.monotonic() - started < 5
+
+
+def test_an_add_before_the_source_is_read_denies_or_fails(lab: Lab) -> None:
+    """onUnready: with a source that can't be read yet."""
+    daemon = lab.daemon()
+    attachment = lab.attach(lab.pod("server"))
+    daemon.stop()
+    daemon.manifests.rename(daemon.folder / "aside")
+    daemon.start(wait=False)
+    daemon.wait_listening()
+    reply = add(daemon, attachment, timeout=1.0)
+    assert (reply["ok"], reply["code"]) == (False, 11)
+    client = lab.attach(lab.pod("a"))
+    attachment.pod.prober.serve(PORT)
+    probe = Target("tcp", attachment.ipv4, PORT)
+    assert client.pod.prober.probe(probe) == ["open"]
+    must(add(daemon, attachment, timeout=1.0, onUnready="deny"))
+    assert is_blocked(client.pod.prober.probe(probe)[0])
+    (daemon.folder / "aside").rename(daemon.manifests)
+    daemon.apply("pods", [objects.pod("server"), objects.pod("a")])
+    daemon.wait_synced()
+    assert client.pod.prober.probe(probe) == ["open"]
