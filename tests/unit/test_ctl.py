@@ -1,0 +1,195 @@
+"""mnpctl against a scripted daemon over a real socket: exit codes, messages, words for people and programs."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import ctl
+from daemon.server import Request, Server
+
+STATUS = {
+    "version": "0.1.0",
+    "ready": False,
+    "notReadyBecause": "the source has not been read yet",
+    "source": "manifests:/m",
+    "backend": "nftables",
+    "uptimeSeconds": 3.0,
+    "attachments": {"applied": 2, "guard": 1},
+    "policies": 4,
+    "waitingAdds": 1,
+    "pending": ["/run/netns/x"],
+    "problems": ["web.yaml: broken"],
+}
+ATTACHMENT = {
+    "pod": "default/web",
+    "interface": "net1",
+    "addresses": ["10.0.0.5"],
+    "networks": ["default/net-a"],
+    "state": "applied",
+    "isolated": ["ingress"],
+    "policies": ["default/only-a"],
+    "error": "",
+}
+POLICY = {
+    "namespace": "default",
+    "name": "only-a",
+    "policyFor": ["default/net-a"],
+    "policyTypes": ["Ingress"],
+    "governs": ["default/web net1"],
+    "problems": [{"field": "spec.ingress[0]", "message": "an empty peer matches nothing"}],
+}
+REPLIES: dict[str, Any] = {
+    "statusReport": STATUS,
+    "attachments": [ATTACHMENT],
+    "policies": [POLICY],
+    "render": {"text": "table inet multi-networkpolicy {\n}\n"},
+    "wait": {"synced": True, "waitingFor": [], "notes": ["web.yaml: broken"]},
+}
+
+
+class Scripted:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[dict[str, Any]] = []
+        self.replies = dict(REPLIES)
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._server = Server(self.path, self._dispatch)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.stop()
+            self._thread.join(10)
+
+    def _dispatch(self, request: Request) -> None:
+        self.asked.append(request.body)
+        reply = self.replies[request.op]
+        request.reply(reply if "ok" in reply else {"ok": True, "result": reply})
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Iterator[Scripted]:
+    made = Scripted(tmp_path / "daemon.sock")
+    yield made
+    made.stop()
+
+
+def run(scripted: Scripted, *arguments: str) -> int:
+    return ctl.main(["--socket", str(scripted.path), *arguments])
+
+
+SHOWN = [
+    (["status"], ["not ready: the source", "nftables", "2 applied", "problem: web.yaml: broken"]),
+    (["attachments"], ["default/web", "10.0.0.5", "default/net-a", "ingress", "default/only-a"]),
+    (["policies"], ["default/only-a", "Ingress", "spec.ingress[0]: an empty peer matches nothing"]),
+    (["render", "web"], ["table inet multi-networkpolicy"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), SHOWN, ids=[row[0][0] for row in SHOWN])
+def test_tables_for_people(
+    arguments: list[str], words: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.start()
+    assert run(scripted, *arguments) == ctl.DONE
+    shown = capsys.readouterr().out
+    assert [word for word in words if word not in shown] == []
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("command", ["status", "attachments", "policies", "render"])
+def test_json_for_programs(
+    command: str, place: str, scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.start()
+    words = [command] + (["web"] if command == "render" else [])
+    line = ["-o", "json", *words] if place == "before" else [*words, "-o", "json"]
+    assert run(scripted, *line) == ctl.DONE
+    operation = {"status": "statusReport"}.get(command, command)
+    assert json.loads(capsys.readouterr().out) == REPLIES[operation]
+
+
+def test_the_socket_may_be_named_after_the_subcommand(scripted: Scripted) -> None:
+    scripted.start()
+    assert ctl.main(["status", "--socket", str(scripted.path)]) == ctl.DONE
+
+
+def test_a_pod_without_namespace_is_one_of_default(scripted: Scripted) -> None:
+    scripted.start()
+    run(scripted, "render", "web", "net2")
+    run(scripted, "attachments", "prod/web")
+    asked = [(r.get("pod"), r.get("interface")) for r in scripted.asked]
+    assert asked == [("default/web", "net2"), ("prod/web", None)]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["wait"], ["render"], ["wait", "--synced", "--timeout", "x"]]
+)
+def test_bad_usage_ends_with_2(arguments: list[str], scripted: Scripted) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(scripted, *arguments)
+    assert caught.value.code == ctl.USAGE
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["wait", "--synced", "--timeout", "0.2"]])
+def test_no_daemon_ends_with_3_and_says_what_to_do(
+    arguments: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scripted, *arguments) == ctl.UNREACHABLE
+    told = capsys.readouterr().err
+    assert str(scripted.path) in told
+    assert "--socket" in told
+
+
+def test_wait_is_reached_although_there_are_problems(
+    scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.start()
+    assert run(scripted, "wait", "--synced") == ctl.DONE
+    assert "web.yaml: broken" in capsys.readouterr().err
+
+
+def test_wait_that_is_not_reached_ends_with_1_and_names_what_is_missing(
+    scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.replies["wait"] = {"synced": False, "waitingFor": ["default/web net1"], "notes": []}
+    scripted.start()
+    assert run(scripted, "wait", "--synced", "--timeout", "1") == ctl.NOT_REACHED
+    assert "default/web net1" in capsys.readouterr().err
+
+
+def test_wait_waits_for_a_daemon_that_is_about_to_start(scripted: Scripted) -> None:
+    scripted.path.touch()  # what a killed daemon leaves, as good as
+    later = threading.Timer(0.3, scripted.start)
+    later.start()
+    assert run(scripted, "wait", "--synced", "--timeout", "10") == ctl.DONE
+    later.join()
+
+
+def test_an_error_of_the_daemon_is_passed_on(scripted: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    scripted.replies["render"] = {"ok": False, "code": 7, "msg": "2 attachments fit", "details": ""}
+    scripted.start()
+    assert run(scripted, "render", "web") == ctl.NOT_REACHED
+    assert "2 attachments fit" in capsys.readouterr().err
+
+
+def test_a_daemon_that_hangs_is_unreachable(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ctl, "ANSWER_SECONDS", 0.2)
+    keep: list[Request] = []
+    monkeypatch.setattr(scripted, "_dispatch", keep.append)
+    scripted.start()
+    started = time.monotonic()
+    assert run(scripted, "status") == ctl.UNREACHABLE
+    assert time.monotonic() - started < 5
+    assert "did not answer in time" in capsys.readouterr().err
