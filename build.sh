@@ -128,7 +128,7 @@ setup() {
     say "installing into $VENV what pyproject.toml and $CONSTRAINTS say"
     # By environment, so that the isolated builds of source packages are constrained too.
     PIP_CONSTRAINT="${PIP_CONSTRAINT:+$PIP_CONSTRAINT }$PWD/$CONSTRAINTS" \
-      "$VENV/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]'
+      "$VENV/bin/pip" install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
     echo "$stamp" >"$VENV/stamp"
   fi
   unlock
@@ -207,14 +207,16 @@ bench() {
 
 lint() {
   setup
-  "$VENV/bin/ruff" format --check --quiet .
-  "$VENV/bin/ruff" check --quiet .
-  "$VENV/bin/mypy"
+  local failed=0
+  "$VENV/bin/ruff" format --check --output-format concise . || failed=1
+  "$VENV/bin/ruff" check --quiet . || failed=1
+  "$VENV/bin/mypy" || failed=1
   if command -v shellcheck >/dev/null; then
-    shellcheck build.sh .ci/run
+    shellcheck build.sh .ci/run || failed=1
   else
     say "shellcheck is not installed: the shell scripts were not checked"
   fi
+  return "$failed"
 }
 
 # Tiers come first; what follows is pytest's.

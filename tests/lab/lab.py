@@ -190,11 +190,7 @@ class Lab:
     def pod(self, name: str, namespace: str = "default", suffix: str = "") -> Pod:
         """Make a pod without interfaces; `suffix` tells apart two pods of one name."""
         netns = namespaces.create_namespace(f"{self.tag}.{namespace}.{name}{suffix}")
-        pod = Pod(name, namespace, netns)
-        self.pods.append(pod)
-        with inside(netns), IPRoute() as links:
-            links.link("set", index=1, state="up")  # lo
-        return pod
+        return self._add_pod(Pod(name, namespace, netns))
 
     def attach(
         self,
@@ -229,6 +225,18 @@ class Lab:
             index = links.link_lookup(ifname=_wire(network))[0]
             links.link("set", index=index, net_ns_fd=target.fileno(), ifname="eth0")
         return self._bring_up(pod, self.networks[network], "eth0", addresses)
+
+    def detach(self, attachment: Attachment) -> None:
+        """Delete the interface, as the macvlan plugin's DEL does."""
+        with inside(attachment.pod.netns), IPRoute() as links:
+            links.link("del", index=attachment.ifindex)
+        attachment.pod.attachments.remove(attachment)
+
+    def replace_namespace(self, pod: Pod) -> Pod:
+        """End the pod's namespace and mount an empty one at its path; returns the pod that is there now."""
+        pod.end()
+        self.pods.remove(pod)
+        return self._add_pod(Pod(pod.name, pod.namespace, namespaces.create_namespace(pod.netns.name)))
 
     def cnitool(
         self,
@@ -269,6 +277,12 @@ class Lab:
         self.daemons.append(daemon)
         daemon.start()
         return daemon
+
+    def _add_pod(self, pod: Pod) -> Pod:
+        self.pods.append(pod)
+        with inside(pod.netns), IPRoute() as links:
+            links.link("set", index=1, state="up")  # lo
+        return pod
 
     def _bring_up(
         self, pod: Pod, network: Network, ifname: str, addresses: Sequence[str] | None

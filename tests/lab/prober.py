@@ -101,12 +101,17 @@ class Prober:
         return self.result(self.submit(op, **arguments), timeout)
 
     def serve(
-        self, tcp: Iterable[int] = (), udp: Iterable[int] = (), sctp: Iterable[int] = (), address: str = ""
+        self,
+        *ports: int,
+        tcp: Iterable[int] = (),
+        udp: Iterable[int] = (),
+        sctp: Iterable[int] = (),
+        address: str = "",
     ) -> None:
-        """Echo on these ports, of both families and all addresses unless `address` says which."""
+        """Echo on these ports (`ports`: TCP and UDP), on all addresses of both families or on one."""
         versions = (4, 6) if not address else ((6,) if ":" in address else (4,))
-        ports = {"tcp": tcp, "udp": udp, "sctp": sctp}
-        listen = [[p, v, port, address] for p, numbers in ports.items() for port in numbers for v in versions]
+        wanted = {"tcp": (*ports, *tcp), "udp": (*ports, *udp), "sctp": tuple(sctp)}
+        listen = [[p, v, port, address] for p, some in wanted.items() for port in some for v in versions]
         self.ask("serve", listen=listen)
 
     def unserve(self, *ports: int) -> None:

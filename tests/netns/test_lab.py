@@ -24,7 +24,7 @@ PROTOCOLS = ["tcp", "udp", "icmp"]
 def pair(lab: Lab) -> tuple[Attachment, Attachment]:
     """Client and server; the server echoes on PORT."""
     client, server = (lab.attach(lab.pod(name)) for name in ("client", "server"))
-    server.pod.prober.serve(tcp=[PORT], udp=[PORT])
+    server.pod.prober.serve(PORT)
     return client, server
 
 
@@ -222,6 +222,29 @@ def test_fifty_pods_take_less_than_a_second(lab: Lab) -> None:
     for number in range(50):
         lab.attach(lab.pod(f"p{number}"))
     assert time.monotonic() - began < 1
+
+
+def test_detached_and_attached_again(pair: tuple[Attachment, Attachment], lab: Lab) -> None:
+    client, server = pair
+    lab.detach(server)
+    assert client.pod.prober.mismatches({Target("tcp", server.ipv4, PORT): False}) == []
+    again = lab.attach(server.pod, addresses=server.addresses)
+    client.pod.set_neighbour("net1", again.ipv4, again.mac)
+    assert client.pod.prober.mismatches({Target("tcp", again.ipv4, PORT): True}) == []
+
+
+def test_another_namespace_at_the_same_path(pair: tuple[Attachment, Attachment], lab: Lab) -> None:
+    client, server = pair
+    inode = server.pod.netns.stat().st_ino
+    pinned = server.pod.netns.open("rb")  # else the kernel gives the number to the next
+    again = lab.replace_namespace(server.pod)
+    assert (again.netns, again.name) == (server.pod.netns, server.pod.name)
+    assert again.netns.stat().st_ino != inode
+    pinned.close()
+    attachment = lab.attach(again)
+    again.prober.serve(PORT)
+    targets = [Target("tcp", attachment.ipv4, PORT), Target("udp", attachment.ipv6, PORT)]
+    assert client.pod.prober.mismatches(dict.fromkeys(targets, True)) == []
 
 
 def test_pods_cannot_see_the_nodes_links(lab: Lab) -> None:
