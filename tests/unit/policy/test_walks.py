@@ -2,8 +2,8 @@
 
 proves: A4, A5, A6, A7, A9, A11, A12, B2, B3, C3, C4, C5, C9, C10, D4, E1, E2, E3, E6
 
-After every step each verdict of the incremental store is the oracle's on the plain model; and whatever changed
-for an attachment (its ruleset, the members of a set that it holds) was called dirty.
+After every step each verdict of the incremental store is the oracle's on the plain model; and whatever
+changed for an attachment (its ruleset, the members of a set that it holds) was called dirty.
 """
 
 import random

@@ -1,0 +1,81 @@
+"""Span arithmetic against sets of integers.
+
+proves: C6, C8
+"""
+
+from ipaddress import ip_network
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.model import Span
+from daemon.policy.intervals import cidrs, holds, minus, number, union
+
+pytestmark = pytest.mark.unit
+
+TOP = 40
+spans = st.tuples(st.integers(0, TOP), st.integers(0, TOP))  # last < first: an empty one
+many = st.lists(spans, max_size=8)
+
+
+def members(found: tuple[Span, ...] | list[Span]) -> set[int]:
+    return {n for first, last in found for n in range(first, last + 1)}
+
+
+def assert_canonical(found: tuple[Span, ...]) -> None:
+    """Sorted, disjoint, not adjacent, none empty: what one interval set of the kernel takes."""
+    assert all(first <= last for first, last in found)
+    assert all(a[1] + 1 < b[0] for a, b in pairwise(found))
+
+
+@given(many)
+def test_union(given_spans: list[Span]) -> None:
+    found = union(given_spans)
+    assert_canonical(found)
+    assert members(found) == members(given_spans)
+
+
+@given(many, many)
+def test_minus(given_spans: list[Span], holes: list[Span]) -> None:
+    found = minus(given_spans, holes)
+    assert_canonical(found)
+    assert members(found) == members(given_spans) - members(holes)
+
+
+@given(many, st.integers(-1, TOP + 1))
+def test_holds(given_spans: list[Span], value: int) -> None:
+    assert holds(union(given_spans), value) is (value in members(given_spans))
+
+
+@pytest.mark.parametrize("top", [2**32 - 1, 2**128 - 1], ids=["IPv4", "IPv6"])
+def test_whole_family(top: int) -> None:
+    assert union([(0, top)]) == ((0, top),)
+    assert minus([(0, top)], [(0, 0), (top, top)]) == ((1, top - 1),)
+    assert minus([(0, top)], [(0, top)]) == ()
+
+
+@given(many)
+def test_cidrs_cover_exactly(given_spans: list[Span]) -> None:
+    networks = [ip_network(text) for text in cidrs(union(given_spans), 4)]
+    found = [(int(one.network_address), int(one.broadcast_address)) for one in networks]
+    assert members(found) == members(given_spans)
+
+
+@pytest.mark.parametrize(
+    ("given_spans", "family", "text"),
+    [
+        ([(0, 2**32 - 1)], 4, ("0.0.0.0/0",)),
+        ([(0x0A000000, 0x0A000002)], 4, ("10.0.0.0/31", "10.0.0.2/32")),
+        ([(1, 1)], 6, ("::1/128",)),
+        ([], 6, ()),
+    ],
+)
+def test_cidr_text(given_spans: list[Span], family: int, text: tuple[str, ...]) -> None:
+    assert cidrs(given_spans, family) == text
+
+
+def test_number() -> None:
+    assert number(bytes([10, 0, 0, 1])) == 0x0A000001
+    assert number(bytes(15) + b"\x01") == 1
