@@ -295,7 +295,7 @@ def _read_texts(
 
 
 def _misspelt_variables(env: Mapping[str, str]) -> list[str]:
-    """Those that look like a misspelt one. Others that begin alike are left alone: service links make them."""
+    """Those that look misspelt. Others that begin alike are left alone: service links make them."""
     known = [option.variable for option in OPTIONS if option.parse is not None]
     found = []
     for name in sorted(env):
