@@ -108,9 +108,7 @@ def _terms(
     for index, rule in enumerate(rules):
         peers = _peers(rule, namespace, networks or ())
         numbered, named = _split_ports(rule.ports or ())
-        # Fail closed: nobody, or no good port, is no permission. The direction stays isolated (C4, C8).
-        if peers and (rule.ports is None or numbered or named):
-            yield Term(f"{label}[{index}]", peers, rule.ports is None, numbered, named, networks)
+        yield Term(f"{label}[{index}]", peers, rule.ports is None, numbered, named, networks)
 
 
 def _peers(rule: Rule, namespace: str, networks: tuple[Network, ...]) -> tuple[PodSet | BlockSet | None, ...]:
@@ -171,6 +169,7 @@ def _permissions(
 def _permitted(
     term: Term, subject: Subject, direction: Direction
 ) -> Iterator[tuple[PeerRef | None, Ports | None]]:
+    # Fail closed: no peer or no port yields nothing, and the direction stays isolated (C8).
     if term.everything:
         for peer in term.peers:
             yield peer, None

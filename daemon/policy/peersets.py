@@ -44,7 +44,7 @@ class PeerPod(msgspec.Struct, frozen=True):
 
 
 class PeerSets:
-    """All sets that are held. Not shared between threads."""
+    """All sets that are held; its length is their number. Not shared between threads."""
 
     def __init__(self) -> None:
         self._pods: dict[PodRef, PeerPod] = {}
@@ -55,6 +55,9 @@ class PeerSets:
         self._scoped: dict[tuple[Scope, Network], set[_PeerSet]] = {}
         self._selectors: dict[Selector, int] = {}
         self._scopes: dict[str, tuple[Scope, ...]] = {}  # by namespace, worked out when asked for
+
+    def __len__(self) -> int:
+        return len(self._sets)
 
     def hold(self, holder: AttachmentKey, refs: Iterable[ResolvedRef]) -> None:
         """From now on the holder refers to exactly these sets; none: it is gone."""

@@ -1,13 +1,15 @@
 """The store: what follows a pod, whose addresses count, what a change makes dirty, what is reported.
 
-proves: A2, A3, A4, A5, A7, A9, A11, A12, C5
+proves: A2, A3, A4, A5, A7, A8, A9, A11, A12, C5
 """
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
 
+from daemon.decode import decode_object
 from daemon.model import (
     Address,
     AttachmentKey,
@@ -317,6 +319,19 @@ def test_pod_gone_is_no_peer_at_once() -> None:
     attach(store)
     store.apply([gone(pod())])
     assert peers(store) == set()
+
+
+def test_default_network() -> None:
+    """A8: a net-attach-def in the place of the cluster's network is one like any other."""
+    entry = {"name": NET1, "interface": "eth0", "ips": ["10.0.0.2"], "default": True, "dns": {}}
+    annotations = {"k8s.v1.cni.cncf.io/network-status": json.dumps([entry])}
+    metadata = {"namespace": "ns", "name": "q", "annotations": annotations}
+    raw = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": []}}
+    store = make_store(decode_object(raw), policy(FROM_PODS))
+    assert peers(store) == {TWO}
+    key = AttachmentKey("c1", "eth0")
+    attach(store, key)
+    assert store.ruleset(key).ingress
 
 
 def test_attachment_before_its_pod() -> None:

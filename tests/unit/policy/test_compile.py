@@ -117,6 +117,14 @@ def test_named_ports_of_destinations(
     assert egress_of(both) == [(scope, ((6, (80, 80)),)), (named, None)]
 
 
+def test_destinations_are_looked_for_on_the_policys_networks() -> None:
+    """All networks that the policy names, though the subject is on one of them (D4)."""
+    both = ("ns/net1", "ns/net2")
+    given = Policy("ns", "p", both, Selector(), None, (Rule(None, (Port(6, name="web"),)),))
+    found = compile_ruleset(SUBJECT, [given], NONE).egress
+    assert found == (Match(EndpointSet(both, None, ((6, "web"),)), None, ("ns/p egress[0]",)),)
+
+
 def test_equal_permissions_are_one_match_with_all_origins() -> None:
     rule = Rule((PEER,), (HTTP,))
     found = compile_ruleset(SUBJECT, [policy("a", (rule, rule)), policy("b", (rule,))], NONE)

@@ -129,6 +129,25 @@ def test_release_leaves_the_others() -> None:
     assert sets.put_pod(("ns", "p"), peer(ONE)) == {THERE}
 
 
+def test_only_what_is_held_is_kept() -> None:
+    sets = held(ALL, BLUE)
+    sets.hold(THERE, [ALL])
+    assert len(sets) == 2
+    sets.hold(HERE, [])
+    assert len(sets) == 1
+    sets.hold(THERE, [])
+    assert len(sets) == 0
+
+
+def test_selector_that_is_new_to_a_known_namespace() -> None:
+    sets = PeerSets()
+    sets.put_namespace("ns", {"team": "blue"})
+    sets.put_pod(("ns", "p"), peer(ONE))
+    sets.hold(HERE, [BLUE])
+    assert sets.put_pod(("ns", "q"), peer(TWO)) == {HERE}
+    assert v4(sets, BLUE) == {ONE, TWO}
+
+
 def test_namespace_that_gains_and_loses_the_label() -> None:
     sets = held(BLUE)
     sets.put_pod(("ns", "p"), peer(ONE))

@@ -227,7 +227,7 @@ def _compare(world: World, subject: Subject, ruleset: Ruleset, store: Store) -> 
 
 PROBES = tuple(
     Packet(peer=peer, own=bytes(len(peer)), protocol=protocol, port=port)
-    for peer in worlds.ADDRESSES[::2]
+    for peer in worlds.ADDRESSES
     for protocol, port in ((6, 2), (17, 5))
 )
 

@@ -33,7 +33,7 @@ KEYS = ("app", "env")
 VALUES = ("x", "y")
 PORT_NAMES = ("web", "dns")
 PROTOCOLS = (6, 17)
-NUMBERS = tuple(range(1, 6))
+NUMBERS = (1, 2, 3)
 BASES = {4: b"\x0a\0\0", 6: b"\xfd" + bytes(14)}
 ADDRESSES: tuple[Address, ...] = tuple(base + bytes([n]) for base in BASES.values() for n in NUMBERS)
 
@@ -53,7 +53,10 @@ requirements = st.one_of(
         st.sets(st.sampled_from(VALUES), min_size=1).map(lambda values: tuple(sorted(values))),
     ),
 )
-selectors = st.builds(Selector, st.sets(requirements, max_size=2).map(lambda found: tuple(sorted(found))))
+# A good half select all: what selects nobody says nothing of the rest.
+selectors = st.just(Selector()) | st.builds(
+    Selector, st.sets(requirements, max_size=2).map(lambda found: tuple(sorted(found)))
+)
 some_networks = st.sets(st.sampled_from(NETWORKS), min_size=1, max_size=2).map(lambda n: tuple(sorted(n)))
 addresses = st.sets(st.sampled_from(ADDRESSES), max_size=2).map(lambda found: tuple(sorted(found)))
 
@@ -82,14 +85,20 @@ spans = st.tuples(st.integers(1, 6), st.integers(0, 2)).map(lambda pair: (pair[0
 numbered = st.builds(Port, protocols, st.none() | spans)
 named = st.builds(Port, protocols, st.none(), st.sampled_from(PORT_NAMES))
 peers = st.one_of(blocks(), st.builds(PodPeer, st.none() | selectors, selectors))
-rules = st.builds(Rule, st.none() | tuples_of(peers, 3), st.none() | tuples_of(numbered | named, 3))
+some_peers = st.lists(peers, min_size=1, max_size=3).map(tuple)
+some_ports = st.lists(numbered | named, min_size=1, max_size=3).map(tuple)
+rules = st.builds(
+    Rule,
+    st.one_of(some_peers, some_peers, some_peers, st.none(), st.just(())),
+    st.one_of(some_ports, st.none(), some_ports, st.none(), st.just(())),
+)
 directions = st.none() | tuples_of(rules, 2)
 policies = st.builds(
     Policy,
     st.sampled_from(NAMESPACES),
     st.sampled_from(["a", "b", "c"]),
-    st.just(()) | some_networks,
-    st.none() | selectors,
+    st.one_of(some_networks, some_networks, some_networks, st.just(())),
+    st.one_of(selectors, selectors, selectors, st.none()),
     directions,
     directions,
 )
