@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
+: "${HOME:=$(getent passwd "$(id -u)" | cut -d: -f6)}"
+export HOME
+
 readonly VENV=.venv
 readonly CONSTRAINTS=conf/constraints.txt
 readonly PLUGIN=dist/cni/bin/multi-networkpolicy

@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from tests.lab import Lab
+
+# How long an example takes says nothing on a machine that does other things too.
+hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("house")
 
 HERE = Path(__file__).parent
 TIERS = ("unit", "netns", "cni", "kube", "vm")

@@ -154,7 +154,9 @@ class Lab:
 
     def __enter__(self) -> Self:
         """Make the node and its networks, after removing what a killed run left behind."""
-        namespaces.remove_leftovers()
+        for tag in namespaces.remove_leftovers():
+            for folder in Path(tempfile.gettempdir()).glob(f"{tag}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
         self._catch_sigterm()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.tag}-"))
         try:

@@ -82,13 +82,13 @@ def remove_namespace(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def remove_leftovers() -> list[str]:
-    """Remove the namespaces of labs whose process was killed before it could; returns their names."""
+def remove_leftovers() -> set[str]:
+    """Remove the namespaces of labs whose process was killed before it could; returns the labs' tags."""
     labs = [match for name in names() if (match := _OF_A_LAB.match(name))]
     orphans = [match.string for match in labs if not Path("/proc", match[1]).exists()]
     for name in orphans:
         remove_namespace(ROOT / name)
-    return orphans
+    return {name.partition(".")[0] for name in orphans}
 
 
 def names() -> list[str]:

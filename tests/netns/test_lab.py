@@ -172,6 +172,50 @@ def test_spoofed_frame_arrives(pair: tuple[Attachment, Attachment], family: str)
     assert seen[spoofed]["last"][0] == 7
 
 
+PACKETS = [
+    ("ipv4", "tcp", frames.TCP, frames.tcp(1234, PORT, frames.SYN)),
+    ("ipv6", "tcp", frames.TCP, frames.tcp(1234, PORT, frames.SYN)),
+    ("ipv4", "udp", frames.UDP, frames.udp(1234, PORT, b"odd")),
+    ("ipv6", "udp", frames.UDP, frames.udp(1234, PORT, b"odd")),
+    ("ipv4", "icmp", frames.ICMP, frames.echo_request(4, payload=b"x")),
+    ("ipv6", "icmpv6", frames.ICMPV6, frames.echo_request(6, payload=b"x")),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "protocol", "packet"), PACKETS, ids=[f"{p[0]}-{p[1]}" for p in PACKETS]
+)
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+def test_frames_have_right_checksums(
+    pair: tuple[Attachment, Attachment], family: str, name: str, protocol: int, packet: bytes, damaged: bool
+) -> None:
+    # Connection tracking looks at the checksums, and calls a packet with a wrong one invalid.
+    client, server = pair
+    hook = "type filter hook input priority 0; iifname net1"
+    for state in ("new", "invalid"):
+        rule = f"{hook} meta l4proto {name} ct state {state} counter;"
+        nft(server, f"table inet t {{ chain {state} {{ {rule} }}; }}\n")
+    frame = frames.frame(
+        client.mac, server.mac, getattr(client, family), getattr(server, family), protocol, packet
+    )
+    if damaged:
+        frame = frame[:-1] + bytes([frame[-1] ^ 1])
+    client.pod.prober.send_frames("net1", frame)
+    poll(lambda: counters(server), lambda found: found == {"new": not damaged, "invalid": damaged})
+
+
+def counters(attachment: Attachment) -> dict[str, int]:
+    with namespaces.inside(attachment.pod.netns):
+        text = subprocess.run(["nft", "-j", "list", "ruleset"], capture_output=True, check=True).stdout
+    rules = [item["rule"] for item in json.loads(text)["nftables"] if "rule" in item]
+    return {
+        rule["chain"]: part["counter"]["packets"]
+        for rule in rules
+        for part in rule["expr"]
+        if "counter" in part
+    }
+
+
 def test_a_host_outside(lab: Lab) -> None:
     inner = lab.attach(lab.pod("inner"))
     outer = lab.outside("net1")
@@ -294,12 +338,12 @@ def test_the_next_lab_removes_what_a_killed_one_left() -> None:
     line = [sys.executable, "-c", SCRIPT.format(ending="time.sleep(60)")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        tag, _, prober, _ = child.stdout.readline().split()
+        tag, folder, prober, _ = child.stdout.readline().split()
         child.kill()
     poll(lambda: Path("/proc", prober).exists(), lambda there: not there)
-    assert [name for name in namespaces.names() if name.startswith(tag)]
+    assert len(remains(tag, folder, prober)) == 4  # node, two pods, folder
     with Lab():
-        assert not [name for name in namespaces.names() if name.startswith(tag)]
+        assert not remains(tag, folder, prober)
 
 
 def remains(tag: str, folder: str, prober: str) -> list[str]:
