@@ -218,7 +218,8 @@ def _return(fd: int) -> None:
     except OSError as error:
         # A thread left in a pod's namespace would program that pod for every other: nothing is safe to do
         # but end.
-        print(f"fatal: can't return to the host's network namespace: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        sys.stderr.write(f"fatal: can't return to the host's network namespace: {error}\n")
+        sys.stderr.flush()
         os._exit(EXIT_LOST)
 
 

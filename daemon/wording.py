@@ -14,7 +14,7 @@ MAX_COMMENT = 127
 """Bytes that nft and the kernel's comment fields surely hold, without the final NUL."""
 
 _ELLIPSIS = "..."
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 _MOST_PARTS = 8
 
 
@@ -108,7 +108,13 @@ def span_text(family: int, span: Span) -> str:
         return address_text(family, first)
     if size & (size - 1) == 0 and first % size == 0:
         return f"{address_text(family, first)}/{(32 if family == 4 else 128) - size.bit_length() + 1}"
-    return f"{address_text(family, first)}-{address_text(family, last)}"
+    return range_text(family, span)
+
+
+def range_text(family: int, span: Span) -> str:
+    """A span as "first-last", or as one address."""
+    first, last = (address_text(family, number) for number in span)
+    return first if first == last else f"{first}-{last}"
 
 
 def address_text(family: int, number: int) -> str:

@@ -171,10 +171,15 @@ def attributes(body: bytes, start: int = 0) -> dict[int, bytes]:
 
 def attribute_list(body: bytes, start: int = 0) -> list[tuple[int, bytes]]:
     """The attributes of a body in order."""
+    return [(kind & NLA_TYPE_MASK, value) for kind, value in raw_attributes(body, start)]
+
+
+def raw_attributes(body: bytes, start: int = 0) -> list[tuple[int, bytes]]:
+    """The attributes of a body in order; kinds with their flags (NLA_F_NESTED) as they stand there."""
     found = []
     while start + 4 <= len(body):
         length, kind = _attribute.unpack_from(body, start)
-        found.append((kind & NLA_TYPE_MASK, body[start + 4 : start + length]))
+        found.append((kind, body[start + 4 : start + length]))
         start += max(4, length + 3 & ~3)
     return found
 

@@ -5,31 +5,29 @@ no socket, and touches no table but its own.
 """
 
 import errno
-import struct
 
 from daemon import netns
-from daemon.backends import nftmessages as nft
-from daemon.backends import nfttext
-from daemon.backends.nfnetlink import (
-    SUBSYS_NFTABLES,
-    Message,
-    NetfilterSocket,
-    Reaper,
-    attr,
-    attributes,
-    general,
-    string,
-)
-from daemon.backends.nftexpr import TABLE_FAMILY
-from daemon.backends.nftrender import DROP_PREFIX, Found, FoundSet, render
+from daemon.backends import nftmessages, nftread, nfttext
+from daemon.backends.nfnetlink import NetfilterSocket, Reaper
+from daemon.backends.nftread import read, read_counters, read_generation
+from daemon.backends.nftrender import DROP_PREFIX, Found, render
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
-from daemon.planner import Plan, Program, make_plan
-
-_GETTABLE, _GETCHAIN, _GETSET, _GETGEN, _GETOBJECT = 1, 4, 10, 16, 19
+from daemon.planner import ChainSpec, Gate, Plan, Program, RuleSpec, SetKind, SetSpec, make_plan
 
 _RESET_TRIES = 5
-_ANONYMOUS_FLAG = 1
-_COUNTED = struct.Struct(">QQ")
+
+_SETS = (
+    SetSpec("blocks4-probe", SetKind.SPANS, 4, frozenset({(1, 2)}), "probe"),
+    SetSpec("ports6-probe", SetKind.ENDPOINTS, 6, frozenset({(bytes(16), 6, 80)}), "probe"),
+)
+_RULES = (
+    RuleSpec(4, "blocks4-probe", SetKind.SPANS, ((6, (80, 80)), (6, (90, 99)), (17, (53, 53))), "probe"),
+    RuleSpec(6, "ports6-probe", SetKind.ENDPOINTS, None, "probe"),
+)
+_GATE = Gate("lo", 1, "probe", ChainSpec(True, _RULES), ChainSpec(True, _RULES))
+
+REHEARSAL = Program({"lo": _GATE}, {spec.name: spec for spec in _SETS}, track=True)
+"""A bit of everything that we use, for the probe."""
 
 
 class NftablesBackend:
@@ -47,11 +45,11 @@ class NftablesBackend:
         except DataplaneError as error:
             raise BackendUnavailableError(
                 f"nftables does not work here: {error}. It needs CAP_NET_ADMIN and a kernel with nf_tables "
-                "(inet family, ct, fib): `modprobe -a nf_tables nft_ct nft_fib_inet`, or choose --backend iptables"
+                "(inet family, ct, fib): `modprobe -a nf_tables nft_ct nft_fib_inet`, or --backend iptables"
             ) from error
 
     def _rehearse(self) -> None:
-        self.apply(make_plan(nfttext.REHEARSAL, None))
+        self.apply(make_plan(REHEARSAL, None))
 
     def apply(self, plan: Plan) -> int:
         """One batch; returns the generation that it made."""
@@ -60,11 +58,11 @@ class NftablesBackend:
                 self._reset(sock, plan)
             else:
                 sock.transact(render(plan))
-            return _generation(sock)
+            return read_generation(sock)
 
     def _reset(self, sock: NetfilterSocket, plan: Plan) -> None:
         for attempt in range(_RESET_TRIES):
-            found = _read(sock)
+            found = read(sock)
             try:
                 # The generation makes sure that what was read is what the batch meets.
                 sock.transact(render(plan, found), found.generation)
@@ -77,19 +75,24 @@ class NftablesBackend:
     def generation(self) -> int:
         """The kernel's generation of this netns' rules; every commit of anybody raises it by one."""
         with NetfilterSocket(self._reaper) as sock:
-            return _generation(sock)
+            return read_generation(sock)
+
+    def differences(self, program: Program) -> str:
+        """The first few things of ours that are not as `program` says; foreign tables do not count."""
+        with NetfilterSocket(self._reaper) as sock:
+            return nftread.differences(sock, program)
 
     def read(self) -> Found:
         """Names of what is in our table."""
         with NetfilterSocket(self._reaper) as sock:
-            return _read(sock)
+            return read(sock)
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """(packets, bytes) dropped, by chain."""
         with NetfilterSocket(self._reaper) as sock:
             return {
                 name.removeprefix(DROP_PREFIX): counted
-                for name, counted in _counters(sock).items()
+                for name, counted in read_counters(sock).items()
                 if name.startswith(DROP_PREFIX)
             }
 
@@ -100,70 +103,5 @@ class NftablesBackend:
     def remove(self) -> None:
         """Delete our table."""
         with NetfilterSocket(self._reaper) as sock:
-            if _read(sock).table:
-                sock.transact([nft.delete_table()])
-
-
-# --- reading
-# -------------------------------------------------------------------------------------------------
-
-
-def _get(kind: int, body: bytes, subject: str) -> Message:
-    return Message(SUBSYS_NFTABLES << 8 | kind, 0, general(TABLE_FAMILY) + body, subject)
-
-
-def _generation(sock: NetfilterSocket) -> int:
-    answer = sock.request(Message(SUBSYS_NFTABLES << 8 | _GETGEN, 0, general(0), "read the generation"))
-    return int.from_bytes(attributes(answer.body, 4)[1], "big")
-
-
-def _read(sock: NetfilterSocket) -> Found:
-    generation = _generation(sock)
-    ours = attr(1, string(nft.TABLE))
-    try:
-        sock.request(_get(_GETTABLE, ours, "read our table"))
-    except TransactionError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        return Found(generation)
-    chains = (attributes(body) for body in sock.dump(_get(_GETCHAIN, b"", "read chains")))
-    sets = (attributes(body) for body in sock.dump(_get(_GETSET, ours, "read sets")))
-    return Found(
-        generation=generation,
-        table=True,
-        chains={_text(c[3]): _chain_comment(c.get(12, b"")) for c in chains if _text(c[1]) == nft.TABLE},
-        sets={_text(s[2]): _found_set(s) for s in sets if not _number(s.get(3, b"")) & _ANONYMOUS_FLAG},
-        counters=frozenset(_counters(sock)),
-    )
-
-
-def _counters(sock: NetfilterSocket) -> dict[str, tuple[int, int]]:
-    found = (
-        attributes(body) for body in sock.dump(_get(_GETOBJECT, attr(1, string(nft.TABLE)), "read counters"))
-    )
-    return {_text(o[2]): _counted(o[4]) for o in found if _text(o[1]) == nft.TABLE}
-
-
-def _counted(nested: bytes) -> tuple[int, int]:
-    """NFTA_COUNTER_BYTES is 1, NFTA_COUNTER_PACKETS 2."""
-    values = attributes(nested)
-    return int.from_bytes(values.get(2, b""), "big"), int.from_bytes(values.get(1, b""), "big")
-
-
-def _found_set(of: dict[int, bytes]) -> FoundSet:
-    return FoundSet(_number(of[4]), _number(of[5]), _number(of.get(3, b"")))
-
-
-def _chain_comment(userdata: bytes) -> str:
-    """nft's type 0 of a chain's userdata; "" where there is none."""
-    if len(userdata) < 2 or userdata[0] != 0:
-        return ""
-    return _text(userdata[2 : 2 + userdata[1]])
-
-
-def _text(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode(errors="replace")
-
-
-def _number(raw: bytes) -> int:
-    return int.from_bytes(raw, "big")
+            if read(sock).table:
+                sock.transact([nftmessages.delete_table()])

@@ -188,13 +188,13 @@ def address(number: int, source: bool, set_name: str) -> bytes:
 
 def endpoint(number: int, set_name: str) -> bytes:
     """`ip daddr . meta l4proto . th dport @set`: always the receiver's side (D4)."""
-    length = ADDRESS_AT[number, False][1]
-    after = _REG32_00 + length // 4
+    # As the kernel numbers them when it lists a rule: 2 is the same register as 12.
+    after, port = (9, 10) if number == 4 else (2, 13)
     return (
         family(number)
         + _payload(_NETWORK_HEADER, *ADDRESS_AT[number, False])
         + _meta(_META_L4PROTO, after)
-        + _payload(_TRANSPORT_HEADER, 2, 2, after + 1)
+        + _payload(_TRANSPORT_HEADER, 2, 2, port)
         + lookup(set_name)
     )
 

@@ -1,26 +1,173 @@
-"""A Program as `nft list table` would show it. Pure."""
+"""A Program as `nft -s list table` shows it, for people. Pure.
 
+In: a Program. Out: text that nft itself would read. It repeats nftrender's order on purpose: the tests load
+it with nft and compare what the kernel has then with what nftrender's batch makes of the same program.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+from daemon.backends.nftmessages import DISPATCH_SIZE, TABLE
+from daemon.backends.nftrender import (
+    DISPATCHES,
+    DROP_PREFIX,
+    MAPS,
+    MIDSTREAM_COMMENT,
+    OWN_SOURCE_COMMENT,
+    TABLE_COMMENT,
+    TRACKING,
+    TRACKING_COMMENT,
+    map_name,
+    split_ports,
+)
+from daemon.model import Address, Direction, Span
 from daemon.planner import ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec
+from daemon.policy.ruleset import Endpoint
+from daemon.program import chain_name
+from daemon.wording import clean, protocol_name, range_text
 
-_SETS = {
-    "a4": SetSpec("blocks4-probe", SetKind.SPANS, 4, frozenset({(1, 2)}), "probe"),
-    "e6": SetSpec("ports6-probe", SetKind.ENDPOINTS, 6, frozenset({(bytes(15) + b"\1", 6, 80)}), "probe"),
-}
-_PORTS = ((6, (80, 80)), (6, (90, 99)), (17, (53, 53)), (132, None))
-_CHAIN = ChainSpec(
-    True,
-    (
-        RuleSpec(4, "blocks4-probe", SetKind.SPANS, _PORTS, "probe"),
-        RuleSpec(6, "ports6-probe", SetKind.ENDPOINTS, None, "probe"),
-    ),
+_ESSENTIALS = (
+    "icmpv6 type { packet-too-big, mld-listener-query, mld-listener-report, mld-listener-done, "
+    "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, "
+    "mld2-listener-report } return"
 )
-
-REHEARSAL = Program(
-    {"probe0": Gate("probe0", 1, "probe", _CHAIN, _CHAIN)}, {spec.name: spec for spec in _SETS.values()}, True
-)
-"""A program with a bit of everything, for a backend's probe."""
+_ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_FAMILY = {4: "ip", 6: "ip6"}
 
 
 def text(program: Program) -> str:
-    """nft-like text."""
-    return ""
+    """The whole table. Interfaces stand by the names that they had when they were attached."""
+    lines = [f"table inet {TABLE} {{", f'\tcomment "{TABLE_COMMENT}"']
+    for block in _blocks(program):
+        lines += ["\t" + block[0], *("\t\t" + line for line in block[1:]), "\t}", ""]
+    return "\n".join([*lines[:-1], "}", ""])
+
+
+def _blocks(program: Program) -> Iterator[list[str]]:
+    """Each a head and its lines, in nft's order: counters, sets and maps, chains."""
+    chains = [(gate, d) for gate in program.gates.values() for d in Direction if gate.chain(d) is not None]
+    for gate, direction in chains:
+        yield [f"counter {DROP_PREFIX}{chain_name(direction, gate.ifname)} {{"]
+    for name, by_name in MAPS.items():
+        yield _map(name, by_name, program)
+    for spec in program.sets.values():
+        yield _set(spec)
+    for hook, directions in DISPATCHES.items():
+        yield _base_chain(hook, directions)
+    if program.track:
+        yield [f"chain {TRACKING} {{", f'comment "{TRACKING_COMMENT}"', "ct state established,related return"]
+    for gate, direction in chains:
+        yield _chain(gate, direction)
+
+
+def _map(name: str, by_name: bool, program: Program) -> list[str]:
+    entries = [
+        f'"{gate.ifname}" : jump {chain_name(direction, gate.ifname)}'
+        for gate in program.gates.values()
+        for direction in Direction
+        if gate.chain(direction) is not None and map_name(direction, gate.ifindex is None) == name
+    ]
+    lines = [
+        f"map {name} {{",
+        f"type {'ifname' if by_name else 'iface_index'} : verdict",
+        f"size {DISPATCH_SIZE}",
+    ]
+    return lines + _elements(entries)
+
+
+def _set(spec: SetSpec) -> list[str]:
+    kind = _ADDRESS_TYPE[spec.family]
+    if spec.kind is SetKind.ENDPOINTS:
+        kind += " . inet_proto . inet_service"
+    lines = [f"set {spec.name} {{", f"type {kind}"]
+    if spec.kind is SetKind.SPANS:
+        lines.append("flags interval")
+    return [*lines, f'comment "{spec.comment}"', *_elements(_members(spec))]
+
+
+def _members(spec: SetSpec) -> list[str]:
+    if spec.kind is SetKind.SPANS:
+        return [range_text(spec.family, span) for span in sorted(cast("frozenset[Span]", spec.elements))]
+    if spec.kind is SetKind.HOSTS:
+        return [_address(address) for address in sorted(cast("frozenset[Address]", spec.elements))]
+    endpoints = sorted(cast("frozenset[Endpoint]", spec.elements))
+    return [f"{_address(address)} . {protocol_name(p)} . {port}" for address, p, port in endpoints]
+
+
+def _address(packed: Address) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def _elements(entries: Iterable[str]) -> list[str]:
+    joined = ", ".join(entries)
+    return [f"elements = {{ {joined} }}"] if joined else []
+
+
+def _base_chain(hook: str, directions: tuple[Direction, ...]) -> list[str]:
+    lines = [f"chain {hook} {{", f"type filter hook {hook} priority filter; policy accept;"]
+    for direction in directions:
+        key = "iif" if direction is Direction.INGRESS else "oif"
+        lines.append(f"{key}name vmap @{map_name(direction, True)}")
+        lines.append(f"{key} vmap @{map_name(direction, False)}")
+    return lines
+
+
+# --- rules -----------------------------------------------------------------------------------------------
+
+
+def _chain(gate: Gate, direction: Direction) -> list[str]:
+    name = chain_name(direction, gate.ifname)
+    spec = gate.chain(direction)
+    assert spec is not None
+    return [f"chain {name} {{", f'comment "{clean(gate.owner)}"', *_rules(name, direction, spec)]
+
+
+def _rules(name: str, direction: Direction, spec: ChainSpec) -> Iterator[str]:
+    drop = f'counter name "{DROP_PREFIX}{name}" drop'
+    if spec.established:
+        yield "ct state established,related return"
+    if direction is Direction.INGRESS and spec.isolated:
+        yield f'fib saddr type local {drop} comment "{OWN_SOURCE_COMMENT}"'
+    yield f'ct state new tcp flags != syn / fin,syn,rst,ack {drop} comment "{MIDSTREAM_COMMENT}"'
+    if not spec.isolated:
+        return
+    yield _ESSENTIALS
+    for rule in spec.rules:
+        for ports in _ports(rule):
+            match = " ".join(part for part in (_peer(rule, direction), ports) if part)
+            yield f'{match} counter return comment "{rule.comment}"'.lstrip()
+    yield drop
+
+
+def _peer(rule: RuleSpec, direction: Direction) -> str:
+    if rule.family is None or rule.peer is None:
+        return ""
+    family = _FAMILY[rule.family]
+    if rule.peer_kind is SetKind.ENDPOINTS:
+        return f"{family} daddr . meta l4proto . th dport @{rule.peer}"
+    return f"{family} {'saddr' if direction is Direction.INGRESS else 'daddr'} @{rule.peer}"
+
+
+def _ports(rule: RuleSpec) -> Iterator[str]:
+    if rule.ports is None:
+        yield ""
+        return
+    split = split_ports(rule.ports)
+    if split.whole:
+        yield f"meta l4proto {_among(protocol_name(p) for p in split.whole)}"
+    if split.pairs:
+        yield f"meta l4proto . th dport {_among(f'{protocol_name(p)} . {port}' for p, port in split.pairs)}"
+    for protocol, spans in split.spans.items():
+        ports = _among(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+        name = protocol_name(protocol)
+        yield (
+            f"{name} dport {ports}"
+            if name in ("tcp", "udp", "sctp")
+            else f"meta l4proto {name} th dport {ports}"
+        )
+
+
+def _among(items: Iterable[str]) -> str:
+    found = list(items)
+    return found[0] if len(found) == 1 else "{ " + ", ".join(found) + " }"
