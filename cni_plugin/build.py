@@ -47,8 +47,26 @@ def join_modules(modules: tuple[str, ...] = MODULES) -> str:
             for name in _defined_names(statement):
                 if owners.setdefault(name, module) != module:
                     raise BuildError(f"{module}.py and {owners[name]}.py both define {name}")
-            body.append(statement)
+            body.append(_Bare().visit(statement))
     return ast.unparse(ast.Module(body=body, type_ignores=[])) + "\n"
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes annotations away: nobody reads them at run time, and each is evaluated at every start."""
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        node.returns = None
+        self.generic_visit(node)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt | None:
+        if node.value is None:
+            return None
+        return ast.Assign(targets=[node.target], value=node.value, lineno=node.lineno)
 
 
 def _is_left_out(statement: ast.stmt) -> bool:

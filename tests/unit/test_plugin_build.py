@@ -1,15 +1,19 @@
 """How the plugin is put together: one module of all, nothing dear imported, replaced in one step."""
 
 import ast
+import codecs
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cni_plugin import build
+from cni_plugin import build, utf8_codec
 from cni_plugin.elf import ElfError, drop_needed
 
 RUNTIME = [build.SOURCES / f"{module}.py" for module in build.MODULES]
@@ -26,7 +30,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def test_every_module_of_the_plugin_is_in_the_build() -> None:
-    others = {"__init__", "build", "elf"}
+    others = {"__init__", "build", "elf", "utf8_codec"}
     assert {path.stem for path in build.SOURCES.glob("*.py")} == {*build.MODULES, *others}
 
 
@@ -130,3 +134,46 @@ def test_drop_needed_refuses_other_files(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no library")
     with pytest.raises(ElfError, match="text is no little-endian ELF"):
         drop_needed(tmp_path / "text", "libother.so", "other_")
+
+
+@given(st.lists(st.binary(max_size=6) | st.text(max_size=3).map(str.encode)))
+def test_the_bundled_codec_reads_as_the_librarys(parts: list[bytes]) -> None:
+    ours, theirs = utf8_codec.UTF_8.incrementaldecoder(), codecs.getincrementaldecoder("utf-8")()
+    for part in [*parts, b""]:
+        final = part == b""
+        assert outcome(ours.decode, part, final) == outcome(theirs.decode, part, final)
+    whole = b"".join(parts)
+    assert outcome(utf8_codec.UTF_8.decode, whole) == outcome(codecs.lookup("utf-8").decode, whole)
+
+
+@given(
+    st.text(alphabet=st.characters(categories=None)),
+    st.sampled_from(["strict", "replace", "surrogateescape"]),
+)
+def test_the_bundled_codec_writes_as_the_librarys(text: str, errors: str) -> None:
+    ours, theirs = utf8_codec.UTF_8.incrementalencoder(errors), codecs.getincrementalencoder("utf-8")(errors)
+    assert outcome(ours.encode, text) == outcome(theirs.encode, text)
+    assert outcome(utf8_codec.UTF_8.encode, text, errors) == outcome(
+        codecs.lookup("utf-8").encode, text, errors
+    )
+
+
+def outcome(function: Callable[..., object], *args: object) -> object:
+    try:
+        return function(*args)
+    except UnicodeError as exc:
+        return str(exc)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("utf-8", True), ("utf_8", True), ("utf8", True), ("latin-1", False)]
+)
+def test_the_bundled_codec_has_one_name(name: str, known: bool) -> None:
+    assert (utf8_codec.search(name) is not None) == known
+
+
+def test_annotations_are_left_out() -> None:
+    for node in ast.walk(ast.parse(build.join_modules())):
+        assert not isinstance(node, ast.AnnAssign)
+        assert getattr(node, "annotation", None) is None
+        assert getattr(node, "returns", None) is None

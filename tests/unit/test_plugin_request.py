@@ -1,4 +1,4 @@
-"""The plugin's reading of JSON and of a request, in process, with generated input and the table of bad input."""
+"""The plugin reads JSON and requests: in process, with generated input and the table of bad input."""
 
 import json
 from collections.abc import Callable
