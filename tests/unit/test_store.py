@@ -304,6 +304,16 @@ def test_detached_addresses_stay_gone_until_another_attachment_or_pod() -> None:
     assert peers(store) == {ONE}
 
 
+def test_attached_once_more_and_then_unsure() -> None:
+    """The mark of an attachment that left goes with the next one: network-status can be believed again."""
+    store = make_store(pod(statuses=status(TWO)))
+    attach(store)
+    store.detach(KEY)
+    attach(store)
+    store.update_networks(KEY, (NET1, NET2))
+    assert peers(store) == {TWO}
+
+
 @pytest.mark.parametrize("as_what", [{"finished": True}, {"host_network": True}])
 def test_no_peers_though_attached(as_what: dict[str, Any]) -> None:
     """A7: their addresses get reused."""

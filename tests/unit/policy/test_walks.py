@@ -38,7 +38,7 @@ pytestmark = pytest.mark.unit
 
 KEYS = [AttachmentKey("c1", "net1"), AttachmentKey("c1", "net2"), AttachmentKey("c2", "net1")]
 keys = st.sampled_from(KEYS)
-pod_refs = st.tuples(st.sampled_from(worlds.NAMESPACES), st.sampled_from(worlds.NAMES))
+pod_refs = st.tuples(worlds.spaces, st.sampled_from(worlds.NAMES))
 
 
 @dataclass
@@ -68,8 +68,20 @@ def snapshot(store: Store, key: AttachmentKey) -> tuple[Ruleset, list[Members]]:
 class Walk(RuleBasedStateMachine):
     """Changes in any order; the model is nothing but dicts."""
 
-    @initialize(common=worlds.common)
-    def start(self, common: CommonRules) -> None:
+    @initialize(
+        common=worlds.common,
+        pods=st.lists(worlds.pods, min_size=2, max_size=4),
+        policies=st.lists(worlds.policies, min_size=2, max_size=4),
+        subjects=st.tuples(*[st.tuples(pod_refs, worlds.subjects, worlds.addresses)] * len(KEYS)),
+    )
+    def start(
+        self,
+        common: CommonRules,
+        pods: list[Pod],
+        policies: list[Policy],
+        subjects: tuple[tuple[tuple[str, str], Subject, tuple[Address, ...]], ...],
+    ) -> None:
+        """Walks begin in the middle of things: an empty cluster proves little."""
         self.store = Store(common)
         self.common = common
         self.pods: dict[tuple[str, str], Pod] = {}
@@ -79,6 +91,12 @@ class Walk(RuleBasedStateMachine):
         self.left: dict[tuple[str, str], set[str]] = {}
         self.seen: dict[AttachmentKey, tuple[Ruleset, list[Members]]] = {}
         self.dirty: set[AttachmentKey] = set()
+        for pod in pods:
+            self._put_pod(pod.ref, pod)
+        for policy in policies:
+            self.put_policy(policy)
+        for key, (ref, subject, addresses) in zip(KEYS, subjects, strict=True):
+            self.attach(key, ref, "", subject, addresses)
 
     def _apply(self, kind: str, namespace: str, name: str, new: Any) -> None:
         self.dirty |= self.store.apply([Change(ObjectKey(kind, namespace, name), new)])
@@ -196,6 +214,7 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def only_the_dirty_changed(self) -> None:
+        assert self.dirty <= set(self.attached)
         for key in self.attached:
             before, now = self.seen.get(key), snapshot(self.store, key)
             if before is not None and key not in self.dirty:
@@ -233,7 +252,7 @@ PROBES = tuple(
 
 TestWalk = pytest.mark.unit(Walk.TestCase)
 TestWalk.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
