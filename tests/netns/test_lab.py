@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,24 @@ def test_flood_counts_replies(pair: tuple[Attachment, Attachment], family: str, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_packets_that_wait_for_a_device(lab: Lab, family: str) -> None:
+    # What the guard's tests stand on: without one the first packets reach a pod as soon as it has its device.
+    client, late = lab.attach(lab.pod("client")), lab.pod("late")
+    address, mac = {"ipv4": "10.1.8.8", "ipv6": "fd00:1::88"}[family], "02:00:00:00:08:08"
+    late.prober.count(7000)
+    client.pod.set_neighbour("net1", address, mac)
+    client.pod.prober.flood("u", address, 7000, rate=2000)
+    client.pod.prober.flood("p", address, rate=2000, protocol="icmp")
+    poll(lambda: client.pod.prober.flooded("u"), lambda report: report["sent"] > 20)
+    assert late.prober.counted(7000) == {}
+    lab.attach(late, addresses=[f"{address}/{16 if family == 'ipv4' else 64}"], mac=mac)
+    seen = poll(lambda: late.prober.counted(7000), lambda sources: getattr(client, family) in sources)
+    assert seen[getattr(client, family)]["first"][0] > 20
+    report = poll(lambda: client.pod.prober.flooded("p"), lambda report: report["replies"] > 0)
+    assert report["failed"] == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_spoofed_frame_arrives(pair: tuple[Attachment, Attachment], family: str) -> None:
     client, server = pair
     spoofed = {"ipv4": "10.1.77.7", "ipv6": "fd00:1::77"}[family]
@@ -245,6 +264,21 @@ def test_cnitool_and_what_it_leaves(lab: Lab) -> None:
     assert json.loads(cached[0].read_text())["cniArgs"] == [list(item) for item in pod.cni_args.items()]
     assert lab.cnitool("check", conflist, pod).code == 0
     assert lab.cnitool("add", conflist, pod).code != 0  # a second one of this name
+
+
+def test_cnitool_in_threads(lab: Lab) -> None:
+    def add(number: int) -> int:
+        conflist = objects.conflist("net1", "net1", [f"10.1.3.{number + 1}/16"])
+        conflist["plugins"] = conflist["plugins"][:1]
+        return lab.cnitool("add", conflist, pods[number]).code
+
+    pods = [lab.pod(f"p{number}") for number in range(20)]
+    home = os.stat("/proc/self/ns/net").st_ino
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(add, range(20))) == [0] * 20
+    assert os.stat("/proc/self/ns/net").st_ino == home
+    pods[19].prober.serve(PORT)
+    assert pods[0].prober.mismatches({Target("tcp", "10.1.3.20", PORT): True}) == []
 
 
 def test_result_is_what_macvlan_says(lab: Lab) -> None:
