@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from daemon.decode.blocks import decode_block
+from daemon.decode.blocks import decode_block, plain_block
 from daemon.decode.fields import (
     POLICY_FOR,
     PROTOCOLS,
@@ -198,7 +198,10 @@ class _Rules:
             return None
         found = []
         for index, item in enumerate(items):
-            peer = self._decode_peer(item, f"{field}[{index}]")
+            plain = type(item) is dict and len(item) == 1
+            peer: Peer | None = plain_block(item.get("ipBlock")) if plain else None  # type: ignore[attr-defined]
+            if peer is None:
+                peer = self._decode_peer(item, f"{field}[{index}]")
             if peer is not None:
                 found.append(peer)
         return tuple(found)

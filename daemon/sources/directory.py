@@ -23,6 +23,9 @@ WRITER_QUIET_SECONDS = 5.0
 """A file that stays open for writing is read when it did not change for so long: some network file systems
 say of every file that somebody writes to it."""
 
+CLOSING_TRIES = 10
+CLOSING_SECONDS = 0.002
+
 # Older kernels stamp files by a tick of up to 10 ms: a second write within it leaves no trace.
 _STAMP_TICK_NS = 50_000_000
 # A mounted ConfigMap: every file is a link through this one, which is swapped.
@@ -161,6 +164,12 @@ class Directory:
             return
         signature = _signature(before)
         writers = _has_writers(fd)
+        for _ in range(CLOSING_TRIES if closed and writers else 0):
+            # The kernel tells of a close just before it ends the writing.
+            time.sleep(CLOSING_SECONDS)
+            writers = _has_writers(fd)
+            if not writers:
+                break
         if writers and not self._is_quiet(name, signature, now, WRITER_QUIET_SECONDS):
             return
         if writers is None and not closed and not self._is_quiet(name, signature, now, QUIET_SECONDS):

@@ -26,7 +26,7 @@ _MARKER = re.compile(rb"^---(?=[ \t\r\n]|\Z)", re.M)
 # Nothing but a marker, comments, directives and blank lines.
 _EMPTY = re.compile(rb"(?:---)?(?:[ \t\r\n]+|#[^\r\n]*|%[^\r\n]*(?=[\r\n]|\Z)|\.\.\.(?=[ \t\r\n]|\Z))*\Z")
 _JSON_OFFSET = re.compile(r"\(byte (\d+)\)")
-_BLANKS = " \t\r\n"
+_GAP = re.compile(r"[ \t\r\n]*")
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -132,7 +132,7 @@ class _Reader:
     def _cut_json(self) -> Iterator[tuple[int, bytes]]:
         """One value, or several in a row."""
         text = self._content.decode()
-        if not text.strip(_BLANKS):
+        if not text.strip():
             return
         try:
             msgspec.json.decode(self._content, type=msgspec.Raw)
@@ -143,22 +143,20 @@ class _Reader:
 
     def _cut_json_values(self, text: str) -> Iterator[tuple[int, bytes]]:
         decoder = JSONDecoder()
-        position = 0
-        while position < len(text):
-            while position < len(text) and text[position] in _BLANKS:
-                position += 1
-            if position == len(text):
-                return
+        end = offset = 0
+        while (start := _GAP.match(text, end).end()) < len(text):  # type: ignore[union-attr]  # * always matches
+            offset += start - end
             try:
-                _, end = decoder.raw_decode(text, position)
+                _, end = decoder.raw_decode(text, start)
             except JSONDecodeError as error:
                 self._fail("", 0, _Syntax(error.lineno, f"no JSON: {error.msg}"))
                 return
             except RecursionError:
-                self._fail("", 0, _Syntax(text.count("\n", 0, position) + 1, "no JSON: nested too deep"))
+                self._fail("", offset, _Syntax(1, "no JSON: nested too deep"))
                 return
-            yield len(text[:position].encode()), text[position:end].encode()
-            position = end
+            value = text[start:end].encode()
+            yield offset, value
+            offset += len(value)
 
     def _read_document(self, offset: int, document: bytes, *, json: bool) -> None:
         digest = _digest(document)
