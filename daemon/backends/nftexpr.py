@@ -114,7 +114,7 @@ RETURN = _verdict(_RETURN)
 COUNTER = _expression("counter")
 
 
-def jump_data(chain: str) -> bytes:
+def jump_to(chain: str) -> bytes:
     """The data of a verdict map's element: jump to a chain."""
     return nest(2, attr(1, u32(_JUMP)), attr(2, string(chain)))
 

@@ -21,7 +21,7 @@ from daemon.backends.nfnetlink import (
     string,
     u32,
 )
-from daemon.backends.nftexpr import TABLE_FAMILY, jump_data
+from daemon.backends.nftexpr import TABLE_FAMILY, jump_to
 from daemon.model import Address, Span
 from daemon.planner import Elements, SetKind
 from daemon.policy.ruleset import Endpoint
@@ -305,5 +305,5 @@ def dispatch_element(map_name: str, key: bytes, chain: str | None, subject: str)
     to = _IN_TABLE + attr(2, string(map_name))
     if chain is None:
         return _message(_DELELEMENT, to + nest(3, _element(key)), f"delete {subject} from map {map_name}")
-    element = nest(1, nest(1, attr(1, key)), nest(2, jump_data(chain)))
+    element = nest(1, nest(1, attr(1, key)), nest(2, jump_to(chain)))
     return _message(_NEWELEMENT, to + nest(3, element), f"add {subject} to map {map_name}", NLM_F_CREATE)

@@ -1,0 +1,166 @@
+"""A packet filter in memory: atomic, and as strict about references as the kernel.
+
+In: Plans. Out: a model of each netns, and a count of what was asked. Its `netns` says which namespace calls
+are about; its user sets it, as netns.entered would. It touches no kernel.
+"""
+
+import errno
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import cast
+
+from daemon.backends import nfttext
+from daemon.errors import BackendUnavailableError, TransactionError
+from daemon.model import Direction
+from daemon.planner import ChainKey, ChainSpec, Dispatch, Elements, Plan, Program, SetSpec
+from daemon.program import chain_name
+
+
+@dataclass(slots=True)
+class FakeTable:
+    """What a netns holds: chains with owner and rules, sets with elements, dispatch to chains."""
+
+    chains: dict[ChainKey, tuple[str, ChainSpec]] = field(default_factory=dict)
+    sets: dict[str, Elements] = field(default_factory=dict)
+    dispatch: set[Dispatch] = field(default_factory=set)
+    track: bool = False
+
+    def copy(self) -> "FakeTable":
+        """One that can change without this one."""
+        return FakeTable(dict(self.chains), dict(self.sets), set(self.dispatch), self.track)
+
+
+class FakeBackend:
+    """Backend in memory (see base.Backend).
+
+    netns: the one that calls are about. refuse: names of sets and chains ("ingress-net1") that apply refuses.
+    asked: how often each method was called, and "elements": how many elements plans added or removed.
+    """
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.netns = ""
+        self.available = True
+        self.tables: dict[str, FakeTable] = {}
+        self.generations: Counter[str] = Counter()
+        self.refuse: set[str] = set()
+        self.asked: Counter[str] = Counter()
+        self.plans: list[Plan] = []
+
+    def probe(self) -> None:
+        """As `available` says."""
+        if not self.available:
+            raise BackendUnavailableError("this fake is not available: set `available`")
+
+    def apply(self, plan: Plan) -> int:
+        """All of the plan or nothing of it."""
+        self.asked["apply"] += 1
+        self.plans.append(plan)
+        table = FakeTable() if plan.reset else self._table().copy()
+        _dismantle(table, plan)
+        self._build(table, plan)
+        _check_references(table)
+        self.tables[self.netns] = table
+        if not plan.empty:
+            self.generations[self.netns] += 1
+        return self.generations[self.netns]
+
+    def generation(self) -> int:
+        """Rises with each apply that changes something; a test raises it to play a foreign commit."""
+        self.asked["generation"] += 1
+        return self.generations[self.netns]
+
+    def differences(self, program: Program) -> str:
+        """The parts that differ."""
+        self.asked["differences"] += 1
+        table, wanted = self._table(), table_of(program)
+        parts = ("chains", "sets", "dispatch", "track")
+        return "; ".join(f"{part} differ" for part in parts if getattr(table, part) != getattr(wanted, part))
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Zeros."""
+        return {chain_name(key.direction, key.ifname): (0, 0) for key in self._table().chains}
+
+    def text(self, program: Program) -> str:
+        """As nftables would have it."""
+        return nfttext.text(program)
+
+    def remove(self) -> None:
+        """Nothing of ours is in this netns any more."""
+        self.tables.pop(self.netns, None)
+
+    def _table(self) -> FakeTable:
+        return self.tables.get(self.netns, FakeTable())
+
+    def _build(self, table: FakeTable, plan: Plan) -> None:
+        for spec in plan.new_sets:
+            self._may(spec.name)
+            _require(spec.name not in table.sets, errno.EEXIST, f"set {spec.name}")
+            table.sets[spec.name] = spec.elements
+        for change in plan.set_changes:
+            self._may(change.spec.name)
+            self._change(table, change.spec, change.removed, change.added)
+        for write in plan.chains:
+            name = chain_name(write.key.direction, write.key.ifname)
+            self._may(name)
+            kept = write.exists and not write.replaced
+            _require((write.key in table.chains) == kept, errno.EEXIST, f"chain {name}")
+            table.chains[write.key] = (write.owner, write.spec)
+        for entry in plan.dispatch_added:
+            _require(entry not in table.dispatch, errno.EEXIST, f"dispatch of {entry.key.ifname}")
+            table.dispatch.add(entry)
+        for stale in plan.stale_sets:
+            _require(table.sets.pop(stale, None) is not None, errno.ENOENT, f"set {stale}")
+        if plan.track is not None:
+            table.track = plan.track
+
+    def _may(self, name: str) -> None:
+        _require(name not in self.refuse, errno.ENOMEM, name)
+
+    def _change(self, table: FakeTable, spec: SetSpec, removed: Elements, added: Elements) -> None:
+        held = table.sets.get(spec.name)
+        if held is None:
+            raise TransactionError(errno.ENOENT, "no such set", f"set {spec.name}")
+        _require(removed <= held, errno.ENOENT, f"elements of set {spec.name}")
+        _require(not added & (held - removed), errno.EEXIST, f"elements of set {spec.name}")
+        table.sets[spec.name] = cast("Elements", frozenset((*(held - removed), *added)))
+        self.asked["elements"] += len(removed) + len(added)
+
+
+def table_of(program: Program) -> FakeTable:
+    """What a netns holds when it is as a program says, made without any plan."""
+    table = FakeTable(track=program.track)
+    table.sets = {name: spec.elements for name, spec in program.sets.items()}
+    for gate in program.gates.values():
+        for direction in Direction:
+            chain = gate.chain(direction)
+            if chain is not None:
+                key = ChainKey(gate.ifname, direction)
+                table.chains[key] = (gate.owner, chain)
+                table.dispatch.add(Dispatch(key, gate.ifindex or 0))
+    return table
+
+
+def _dismantle(table: FakeTable, plan: Plan) -> None:
+    for entry in plan.dispatch_removed:
+        _require(entry in table.dispatch, errno.ENOENT, f"dispatch of {entry.key.ifname}")
+        table.dispatch.remove(entry)
+    for key in [*plan.stale_chains, *(write.key for write in plan.chains if write.replaced)]:
+        used = any(entry.key == key for entry in table.dispatch)
+        _require(not used, errno.EBUSY, f"chain of {key.ifname}")
+        _require(table.chains.pop(key, None) is not None, errno.ENOENT, f"chain of {key.ifname}")
+
+
+def _check_references(table: FakeTable) -> None:
+    for entry in table.dispatch:
+        _require(entry.key in table.chains, errno.ENOENT, f"dispatch of {entry.key.ifname}: its chain")
+    for key, (_, spec) in table.chains.items():
+        for rule in spec.rules:
+            known = rule.peer is None or rule.peer in table.sets
+            _require(known, errno.ENOENT, f"rule of {key.ifname}: set {rule.peer}")
+
+
+def _require(condition: bool, number: int, refused: str) -> None:
+    if not condition:
+        raise TransactionError(number, errno.errorcode[number], refused)
