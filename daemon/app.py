@@ -21,6 +21,7 @@ from types import TracebackType
 from daemon import log as logs
 from daemon.attachments import RecordStore
 from daemon.backends.base import Backend
+from daemon.backends.nfnetlink import Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.barrier import Barriers
 from daemon.config import Settings
@@ -166,7 +167,7 @@ def choose_backend(wanted: str) -> Backend:
     """
     if wanted == "iptables":
         raise BackendUnavailableError("--backend iptables: not in this version; use nftables or auto")
-    backend = NftablesBackend()
+    backend = NftablesBackend(Reaper())
     backend.probe()
     log.info("backend", extra={"backend": backend.name, "asked": wanted})
     return backend

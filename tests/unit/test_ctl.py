@@ -1,4 +1,4 @@
-"""mnpctl against a scripted daemon over a real socket: exit codes, messages, words for people and programs."""
+"""mnpctl against a scripted daemon over a real socket: exit codes and words, for people and programs."""
 
 import json
 import threading
