@@ -70,6 +70,11 @@ class Daemon:
         return self._child.pid
 
     @property
+    def plugin_keys(self) -> dict[str, str]:
+        """What the plugin's entry in a configuration needs, to ask this daemon (see `objects.conflist`)."""
+        return {"socketPath": str(self.socket)}
+
+    @property
     def log(self) -> str:
         """All that it has logged, over every start."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""

@@ -46,6 +46,11 @@ def tools_folder() -> Path:
     return cache / "multi-networkpolicy" / digest
 
 
+def container_id(netns: Path) -> str:
+    """Return the ID that cnitool makes up from the path of a namespace."""
+    return f"cnitool-{hashlib.sha512(str(netns).encode()).digest()[:10].hex()}"
+
+
 @dataclass(frozen=True)
 class Network:
     """A link in the node's namespace that pods' macvlans sit on; `name` is the link's name too."""
@@ -97,8 +102,8 @@ class Pod:
 
     @property
     def container_id(self) -> str:
-        """The ID that cnitool makes up from the path of the namespace."""
-        return f"cnitool-{hashlib.sha512(str(self.netns).encode()).digest()[:10].hex()}"
+        """The pod's sandbox, as cnitool calls it."""
+        return container_id(self.netns)
 
     @property
     def cni_args(self) -> dict[str, str]:
@@ -154,9 +159,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         """Make the node and its networks, after removing what a killed run left behind."""
-        for tag in namespaces.remove_leftovers():
-            for folder in Path(tempfile.gettempdir()).glob(f"{tag}-*"):
-                shutil.rmtree(folder, ignore_errors=True)
+        _remove_leftovers()
         self._catch_sigterm()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.tag}-"))
         try:
@@ -320,7 +323,7 @@ class Lab:
             steps.callback(shutil.rmtree, self.folder, ignore_errors=True)
             steps.callback(namespaces.remove_namespace, namespaces.ROOT / f"{self.tag}.node")
             for pod in self.pods:
-                steps.callback(_forget_results, pod)
+                steps.callback(_forget_results, pod.netns)
                 steps.callback(pod.end)
             for daemon in self.daemons:
                 steps.callback(daemon.stop)
@@ -336,9 +339,16 @@ def _next_addresses(pods: Sequence[Pod], network: Network) -> tuple[str, str]:
     return (f"10.{network.number}.{taken >> 8}.{taken & 255}/16", f"fd00:{network.number:x}::{taken:x}/64")
 
 
-def _forget_results(pod: Pod) -> None:
-    for path in CNITOOL_CACHE.glob(f"*-{pod.container_id}-*"):
+def _forget_results(netns: Path) -> None:
+    for path in CNITOOL_CACHE.glob(f"*-{container_id(netns)}-*"):
         path.unlink(missing_ok=True)
+
+
+def _remove_leftovers() -> None:
+    for netns in namespaces.remove_leftovers():
+        _forget_results(netns)
+        for folder in Path(tempfile.gettempdir()).glob(f"{netns.name.partition('.')[0]}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exit_by_signal(number: int, frame: FrameType | None) -> None:

@@ -82,13 +82,13 @@ def remove_namespace(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def remove_leftovers() -> set[str]:
-    """Remove the namespaces of labs whose process was killed before it could; returns the labs' tags."""
+def remove_leftovers() -> list[Path]:
+    """Remove the namespaces of labs whose process was killed before it could; returns their paths."""
     labs = [match for name in names() if (match := _OF_A_LAB.match(name))]
-    orphans = [match.string for match in labs if not Path("/proc", match[1]).exists()]
-    for name in orphans:
-        remove_namespace(ROOT / name)
-    return {name.partition(".")[0] for name in orphans}
+    orphans = [ROOT / match.string for match in labs if not Path("/proc", match[1]).exists()]
+    for path in orphans:
+        remove_namespace(path)
+    return orphans
 
 
 def names() -> list[str]:

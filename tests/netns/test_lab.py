@@ -141,6 +141,7 @@ def test_flood_and_counter(pair: tuple[Attachment, Attachment], family: str) -> 
     client.pod.prober.flood("f", address, 7000, rate=2000)
     seen = poll(lambda: server.pod.prober.counted(7000), lambda sources: sources[source]["count"] > 100)
     assert seen[source]["first"][0] < 5
+    assert seen[source]["last"][0] - seen[source]["first"][0] == seen[source]["count"] - 1
     nft(server, drop("input", "udp dport 7000"))
     stopped = server.pod.prober.counted(7000)[source]
     sent = client.pod.prober.flooded("f")["sent"]
@@ -341,8 +342,9 @@ with Lab() as lab:
     pod = lab.attach(lab.pod("a")).pod
     conflist = objects.conflist("net1", "net1", ["10.1.0.9/16"])
     conflist["plugins"] = conflist["plugins"][:1]
-    lab.cnitool("add", conflist, lab.pod("b"))
-    print(lab.tag, lab.folder, pod.prober.pid, pod.container_id, flush=True)
+    other = lab.pod("b")
+    assert lab.cnitool("add", conflist, other).code == 0
+    print(lab.tag, lab.folder, pod.prober.pid, other.container_id, flush=True)
     {ending}
 """
 
@@ -364,23 +366,22 @@ def test_nothing_is_left(ending: str, number: int | None, code: int) -> None:
             child.send_signal(number)
         _, words = child.communicate(timeout=20)
     assert child.returncode == code, words
-    assert not remains(tag, folder, prober)
-    assert not list(Path("/var/lib/cni/results").glob(f"*{container}*"))
+    assert not remains(tag, folder, prober, container)
 
 
 def test_the_next_lab_removes_what_a_killed_one_left() -> None:
     line = [sys.executable, "-c", SCRIPT.format(ending="time.sleep(60)")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        tag, folder, prober, _ = child.stdout.readline().split()
+        words = child.stdout.readline().split()
         child.kill()
-    poll(lambda: Path("/proc", prober).exists(), lambda there: not there)
-    assert len(remains(tag, folder, prober)) == 4  # node, two pods, folder
+    poll(lambda: Path("/proc", words[2]).exists(), lambda there: not there)  # at the end of its stdin
     with Lab():
-        assert not remains(tag, folder, prober)
+        assert not remains(*words)
 
 
-def remains(tag: str, folder: str, prober: str) -> list[str]:
+def remains(tag: str, folder: str, prober: str, container: str) -> list[str]:
     """Name what is still there of a lab."""
     left = [name for name in namespaces.names() if name.startswith(f"{tag}.")]
+    left += [path.name for path in Path("/var/lib/cni/results").glob(f"*{container}*")]
     return left + [path for path in (folder, f"/proc/{prober}") if os.path.exists(path)]

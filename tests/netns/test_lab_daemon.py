@@ -17,8 +17,7 @@ metadata: {name: third}
 
 
 def names(lab: Lab) -> list[str]:
-    listed = lab.daemons[0].ctl("policies")
-    return sorted(item["policy"] for item in (listed["policies"] if isinstance(listed, dict) else listed))
+    return sorted(f"{item['namespace']}/{item['name']}" for item in lab.daemons[0].ctl("policies"))
 
 
 def test_manifests_come_and_go(lab: Lab) -> None:
