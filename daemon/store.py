@@ -195,7 +195,9 @@ class Store:
         pod = self._pods.get(ref)
         if pod is None or pod.host_network or pod.finished:  # A7, A11
             return self._peers.put_pod(ref, None)
-        return self._peers.put_pod(ref, self._make_peer(pod))
+        peer = self._make_peer(pod)
+        # Most pods of a cluster have no secondary address: not worth their place.
+        return self._peers.put_pod(ref, peer if peer.addresses else None)
 
     def _make_peer(self, pod: Pod) -> PeerPod:
         own = [self._attachments[key] for key in self._attachments_of.get(pod.ref, ())]

@@ -224,6 +224,14 @@ NAMED = (
     _ports(
         "name and number", [*tcp("web", 80)], "a>s:tcp/80,tcp/8080 yes; a>s:tcp/9090 no", "D4", NAMED_S, A
     ),
+    _ports(
+        "first of two ports of that name",
+        [*tcp("web")],
+        "a>s:tcp/8080 yes; a>s:tcp/9090 no",
+        "D4",
+        pod("s", 10, ports=(("web", "TCP", 8080),), init_ports=(("web", "TCP", 9090),)),
+        A,
+    ),
 )
 
 

@@ -1,13 +1,28 @@
 """The oracle's frame round the rules: states, own addresses, essentials, forwarding. And the tracer's.
 
-proves: A6, B2, C10, C11, D5, E1, E2, E3, E4
+proves: A6, B2, C10, C11, D2, D4, D5, E1, E2, E3, E4
 """
 
+import msgspec
 import pytest
 
-from daemon.model import Block, Direction, Policy, Port, Rule, Selector, Subject
+from daemon.model import (
+    Block,
+    CommonRules,
+    ContainerPort,
+    Direction,
+    Operator,
+    Pod,
+    PodPeer,
+    Policy,
+    Port,
+    Requirement,
+    Rule,
+    Selector,
+    Subject,
+)
 from daemon.policy.compile import compile_ruleset
-from daemon.policy.evaluate import ConnectionState, Packet, World, evaluate, evaluate_forwarded
+from daemon.policy.evaluate import ConnectionState, Located, Packet, World, evaluate, evaluate_forwarded
 from daemon.policy.ruleset import Members
 from tests.unit.policy.tracer import trace
 
@@ -85,6 +100,28 @@ def test_frame(case: tuple[str, list[Policy], Direction, Packet, bool]) -> None:
 )
 def test_isolated(policies: list[Policy], isolated: bool) -> None:
     assert evaluate(World(tuple(policies), (), {}), SUBJECT, IN, SYN).isolated is isolated
+
+
+@pytest.mark.parametrize(("protocol", "want"), [(132, True), (6, False), (17, False), (1, False)])
+def test_sctp(protocol: int, want: bool) -> None:
+    """Not every kernel has it, so it is here and not among the real packets (D2)."""
+    sctp = Policy("ns", "sctp", NET, Selector(), (Rule(None, (Port(132, (80, 90)),)),), None)
+    packet = Packet(OTHER, OWN, protocol, 85 if protocol != 1 else None)
+    assert evaluate(World((sctp,), (), {}), SUBJECT, IN, packet).allowed is want
+    ruleset = compile_ruleset(SUBJECT, [sctp], CommonRules())
+    assert trace(ruleset, IN, packet, lambda _: Members())[0] is want
+
+
+def test_a_name_counts_only_at_selected_pods() -> None:
+    """Two pods with one address: the one that is selected has no such port (D4)."""
+    wanted = Selector((Requirement("app", Operator.IN, ("web",)),))
+    rule = Rule((PodPeer(None, wanted),), (Port(6, name="web"),))
+    to_web = Policy("ns", "web", NET, Selector(), None, (rule,))
+    selected = Located(Pod("ns", "a", "u", {"app": "web"}), {NET[0]: (OTHER,)})
+    other = Located(Pod("ns", "b", "u", {}, (ContainerPort("web", 6, 80),)), {NET[0]: (OTHER,)})
+    assert not evaluate(World((to_web,), (selected, other), {}), SUBJECT, OUT, SYN).allowed
+    named = msgspec.structs.replace(other, pod=msgspec.structs.replace(other.pod, labels={"app": "web"}))
+    assert evaluate(World((to_web,), (selected, named), {}), SUBJECT, OUT, SYN).allowed
 
 
 def test_reasons_name_policy_and_rule() -> None:
