@@ -341,7 +341,7 @@ def _transaction_error(
 ) -> TransactionError:
     index = sequence - first - 1
     subject = messages[index].subject if index >= 0 else "the batch as a whole"
-    if index >= 0 and complaint.offset > 16:
+    if index >= 0 and complaint.offset > 16 and " set " in subject:
         subject += _at_fault(messages[index].body[complaint.offset - 16 :])
     text = "somebody else committed" if complaint.errno == errno.ERESTART else os.strerror(complaint.errno)
     return TransactionError(complaint.errno, text, subject, complaint.text)

@@ -59,7 +59,7 @@ _TYPE_BITS = 6
 IFNAME_BYTES = 16
 ADDRESS_BYTES = {4: 4, 6: 16}
 
-# nft's userdata type 0: without it, an interface index is listed with its bytes swapped.
+# nft's userdata type 0: without it, an interface is listed with its bytes swapped.
 _HOST_BYTE_ORDER = bytes([0, 4]) + struct.pack("=I", 1)
 
 DISPATCH_SIZE = 128
@@ -194,8 +194,7 @@ def new_dispatch_map(name: str, by_name: bool, set_id: int) -> Message:
     body += attr(4, u32(key[0])) + attr(5, u32(key[1]))
     body += attr(6, u32(_DATA_VERDICT)) + attr(7, u32(_VERDICT_BYTES))
     body += nest(9, attr(1, u32(DISPATCH_SIZE))) + attr(10, u32(set_id))
-    if not by_name:
-        body += attr(13, _HOST_BYTE_ORDER)
+    body += attr(13, _HOST_BYTE_ORDER)
     return _message(_NEWSET, body, f"add map {name}", NLM_F_CREATE)
 
 

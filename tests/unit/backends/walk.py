@@ -41,7 +41,8 @@ class Walk:
         self.members: dict[PodSet | EndpointSet, Members] = {}
         self.gates: dict[str, GateRequest] = {}
         self.track = True
-        for ref in [*self.shared, *self.endpoints]:
+        self.refs: list[PodSet | EndpointSet] = [*self.shared, *self.endpoints]
+        for ref in self.refs:
             self.members[ref] = self._members(ref)
 
     def programs(self, steps: int) -> Iterator[Program]:
@@ -58,7 +59,7 @@ class Walk:
         return self.members[ref]
 
     def _change_members(self) -> None:
-        ref = self.random.choice([*self.shared, *self.endpoints])
+        ref = self.random.choice(self.refs)
         self.members[ref] = self._members(ref)
 
     def _change_gate(self) -> None:
