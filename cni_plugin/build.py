@@ -106,8 +106,7 @@ def build(output: Path) -> Path:
     version = importlib.metadata.version(NAME)
     output.mkdir(parents=True, exist_ok=True)
     target = output / f".{NAME}-{version}"
-    # Beside its target, so that it can be renamed over it; the name begins with a dot like all that is no
-    # plugin.
+    # Beside its target, to be renamed over it. Names that begin with a dot are no plugins'.
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-build-", dir=output) as scratch:
         bundle = run_pyinstaller(Path(scratch))
         replace_directory(bundle, target)

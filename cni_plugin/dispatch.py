@@ -34,8 +34,7 @@ ABOUT = (
 _CHECK_SECONDS = 10.0
 _STATUS_SECONDS = 5.0
 _NO_RETRY = 1e-9
-# A DEL is called before the other plugins' and must not hold them up (FACTS: the kubelet gives a sandbox 2
-# minutes).
+# Ours is the first DEL of the list, and must leave the others their share of the runtime's patience.
 _DEL_SECONDS = 5.0
 _DEL_CONNECT_SECONDS = 1.0
 

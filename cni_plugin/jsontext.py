@@ -32,7 +32,7 @@ def install_error_class() -> None:
     Only for a process that never imports json.
     """
     if "json.decoder" not in sys.modules:
-        sys.modules["json.decoder"] = _DecoderModule  # type: ignore[assignment]  # one attribute of it is read
+        sys.modules["json.decoder"] = _DecoderModule  # type: ignore[assignment]  # one attribute is read
 
 
 def read_object(text: str) -> tuple[dict[str, object], dict[str, tuple[int, int]]]:

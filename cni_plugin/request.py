@@ -46,8 +46,7 @@ _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
 _ALPHANUMERIC = _LOWER + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAME_CHARS = _ALPHANUMERIC + "_.-"
 
-# The attachments that a runtime still has; the second is what libcni has sent too since a typing error in
-# 1.2.
+# The attachments that a runtime still has; the second is an older libcni's slip, which is still sent too.
 _GC_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
@@ -105,8 +104,7 @@ def read_env(command: str, environ: dict[bytes, bytes]) -> dict[str, str]:
             value = _text(environ, name)
             _check_variable(command, name, value)
         except CniError:
-            # A DEL needs only the key of the attachment; failing it would leak what the plugins before us
-            # hold.
+            # A DEL needs only the attachment's key; failing it would leak what the plugins before us hold.
             if command == "DEL" and name not in _REQUIRED["DEL"]:
                 continue
             raise

@@ -122,7 +122,8 @@ def test_closed_stdin() -> None:
 
 
 def test_read_only_tmp(socket_path: Path) -> None:
-    script = 'mount -t tmpfs -o ro tmpfs /tmp && cd /tmp && ! touch /tmp/x 2>/dev/null && exec "$0"'
+    seal = "mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp && cd /tmp"
+    script = f'{seal} && ! touch /tmp/x 2>/dev/null && exec "$0"'
     with FakeDaemon(socket_path):
         done = run_plugin(
             config(socketPath=str(socket_path)), command=["unshare", "-m", "/bin/sh", "-c", script, PLUGIN]
