@@ -57,7 +57,12 @@ def load_yaml(text: str) -> list[Any]:
         raise YamlError(mark.line + 1 if mark else 1, message) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlError(line, f"the character #x{ord(error.character):04x} is not allowed") from None
+        raise YamlError(line, f"the character #x{_code(error.character):04x} is not allowed") from None
+
+
+def _code(character: int | str | bytes) -> int:
+    # The stubs and the C parser disagree on what this is.
+    return character if isinstance(character, int) else ord(character)
 
 
 def resolve(value: str) -> object:

@@ -136,7 +136,7 @@ class _Reader:
             return
         try:
             msgspec.json.decode(self._content, type=msgspec.Raw)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             yield from self._cut_json_values(text)
         else:
             yield 0, self._content
