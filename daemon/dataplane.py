@@ -14,7 +14,7 @@ from daemon import planner
 from daemon.barrier import Barriers
 from daemon.errors import DataplaneError, NetnsError
 from daemon.inbox import Inbox, Lane
-from daemon.lifecycle import Lifecycle, reply_error
+from daemon.lifecycle import Lifecycle, reply_bug, reply_error
 from daemon.log import get_logger
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
@@ -118,6 +118,8 @@ class Dataplane:
             reply_error(request, error)
         except (DataplaneError, NetnsError, OSError) as error:
             reply_error(request, CniError(INTERNAL, str(error)))
+        except Exception as error:  # noqa: BLE001 (a request must not be able to end the daemon)
+            reply_bug(request, error)
 
     def _take_update(self, update: Update) -> None:
         if update.changes:

@@ -42,8 +42,8 @@ class DataplaneError(MultiNetworkPolicyError):
 class TransactionError(DataplaneError):
     """The kernel refused a batch as a whole; nothing of it was applied.
 
-    errno: the kernel's, positive. refused: the object or step it refused, for people. detail: the kernel's own
-    extended message, or "".
+    errno: the kernel's, positive. refused: the object or step it refused, for people. detail: the kernel's
+    own extended message, or "".
     """
 
     def __init__(self, errno: int, message: str, refused: str, detail: str = "") -> None:

@@ -6,6 +6,7 @@ calls this module; a waiting ADD is an entry in a list and holds no thread.
 The order inside an ADD is what makes it safe: find out, record the intent, program, and only then reply.
 """
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,14 +173,18 @@ class Lifecycle:
             reply_error(waiting.request, error)
         except (NetnsError, DataplaneError, OSError) as error:
             reply_error(waiting.request, CniError(INTERNAL, f"{waiting.add.key}: {error}"))
+        except Exception as error:  # noqa: BLE001 (one ADD that meets a bug of ours must not end the others)
+            reply_bug(waiting.request, error)
         return True
 
     def _try(self, waiting: Waiting) -> bool:
         add = waiting.add
+        late = self._clock() >= waiting.patience
+        if self._held(add) and not late:
+            return False
         if add.guard or add.pod is None:
             self._commit(waiting, None, NO_NETWORK, unready=False)
             return True
-        late = self._clock() >= waiting.patience
         if not self._upkeep.ready:
             if late:
                 self._answer_unready(waiting)
@@ -204,6 +209,16 @@ class Lifecycle:
             raise CniError(TRY_AGAIN_LATER, f"not ready: {self._upkeep.not_ready_because}")
         self._commit(waiting, None, NO_NETWORK, unready=True)
 
+    def _held(self, add: AddRequest) -> bool:
+        """Whether the netns has rules of an earlier run, not to be touched before the source is read."""
+        if self._upkeep.ready:
+            return False
+        try:
+            present = self._reconciler.sandboxes.get(netns.identify(add.netns).token)
+        except NetnsError:
+            return False
+        return present is not None and present.held
+
     def _candidates(self, add: AddRequest, pod: Pod) -> Candidates:
         cached = read_multus_cache(self._settings.multus_cache, add.key.container_id, add.key.ifname)
         definitions = self._store.net_attach_defs().values()
@@ -215,11 +230,8 @@ class Lifecycle:
         """Record, program, reply; when something fails, things are as they were before this ADD."""
         add = waiting.add
         identity, link = _inspect(add)
-        present = self._reconciler.sandboxes.get(identity.token)
-        if present is not None and present.held:
-            raise CniError(
-                TRY_AGAIN_LATER, "this netns holds attachments that are not verified since the start"
-            )
+        if self._held(add):
+            raise CniError(TRY_AGAIN_LATER, f"{add.netns} is not verified yet since this daemon's start")
         attachment = Attachment(self._record(add, identity, link, pod, found, unready))
         fields = log_fields(attachment.record)
         if not waiting.request.alive():
@@ -229,7 +241,7 @@ class Lifecycle:
         replaced = self._registry.replace(attachment)
         try:
             self._reconciler.apply(self._registry.sandbox(attachment))
-        except (DataplaneError, NetnsError) as error:
+        except Exception as error:
             log.error("add-failed", extra={**fields, "error": str(error)})
             self._registry.undo(attachment, replaced)
             raise
@@ -291,6 +303,18 @@ def reply_error(request: Request, error: CniError) -> None:
     """Log an error and send it as the reply."""
     log.warning("refused", extra={"op": request.op, "code": error.code, "error": error.msg})
     request.reply({"ok": False, "code": error.code, "msg": error.msg, "details": error.details})
+
+
+def reply_bug(request: Request, error: Exception) -> None:
+    """An exception that nobody foresaw: told to the client, logged with its traceback, and survived.
+
+    The state is as before the request: what changes state undoes it on any exception.
+    """
+    trace = "".join(traceback.format_exception(error))
+    log.critical("unexpected", extra={"op": request.op, "traceback": trace})
+    reply_error(
+        request, CniError(INTERNAL, f"unexpected {type(error).__name__}: {error}", "see the daemon's log")
+    )
 
 
 def _inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:

@@ -95,7 +95,10 @@ class Block(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class PodPeer(msgspec.Struct, frozen=True, cache_hash=True):
-    """A peer given by selectors. namespaces None: the policy's own namespace (C2). pods: {} when absent (C3)."""
+    """A peer given by selectors (C2, C3).
+
+    namespaces None: the policy's own namespace. pods: {} when absent.
+    """
 
     namespaces: Selector | None
     pods: Selector
@@ -154,7 +157,10 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class CommonRules(msgspec.Struct, frozen=True):
-    """The operator's allow rules (E6), for isolated attachments only. Peers are blocks, or None for anyone."""
+    """The operator's allow rules (E6), for isolated attachments only.
+
+    Peers are blocks, or None for anyone.
+    """
 
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
@@ -218,7 +224,10 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class NetAttachDef(msgspec.Struct, frozen=True):
-    """A net-attach-def. config_name: the `name` in its config, or its own; chained: our plugin is in its list."""
+    """A net-attach-def.
+
+    config_name: the `name` in its config, or its own. chained: our plugin is in its list.
+    """
 
     namespace: str
     name: str
@@ -228,7 +237,7 @@ class NetAttachDef(msgspec.Struct, frozen=True):
 
     @property
     def network(self) -> Network:
-        """ "namespace/name", as `policy-for` writes it."""
+        """The name as `policy-for` writes it: "namespace/name"."""
         return f"{self.namespace}/{self.name}"
 
 
@@ -258,7 +267,8 @@ class AttachmentKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
 class Subject(msgspec.Struct, frozen=True):
     """What compile needs to know of an attachment.
 
-    networks: candidate net-attach-defs; a policy that names any of them governs it (the union of restrictions).
+    networks: candidate net-attach-defs; a policy that names any of them governs it (the union of
+    restrictions).
     """
 
     namespace: str

@@ -38,12 +38,8 @@ class Registry:
         self._reconciler.mark(self.sandbox(attachment) for attachment in present)
 
     def attach(self, attachment: Attachment) -> None:
-        """Record it, then let it count: as a subject, and with its addresses as a peer.
-
-        A guard is neither.
-        """
+        """Let it count: as a subject, and with its addresses as a peer. A guard is neither."""
         record = attachment.record
-        self._records.save(record)
         self.attachments[record.key] = attachment
         sandbox = self.sandbox(attachment)
         sandbox.attachments[record.ifname] = attachment
@@ -54,10 +50,9 @@ class Registry:
         self._reconciler.mark([sandbox])
 
     def detach(self, attachment: Attachment) -> None:
-        """Forget it; the kernel follows with its sandbox's next program."""
+        """Let it count no more; the kernel follows with its sandbox's next program."""
         key = attachment.key
         del self.attachments[key]
-        self._records.delete(key)
         sandbox = self.sandbox(attachment)
         if sandbox.attachments.get(key.ifname) is attachment:
             del sandbox.attachments[key.ifname]
@@ -68,24 +63,33 @@ class Registry:
     def replace(self, attachment: Attachment) -> list[Attachment]:
         """Put an attachment in the place of what has its key, or its interface in its netns.
 
-        Returns what stood there.
+        Its record is written first: an OSError means that nothing has changed. Returns what stood there.
         """
+        self._records.save(attachment.record)
         here = self.sandbox(attachment).attachments.get(attachment.record.ifname)
         same = self.attachments.get(attachment.key)
         replaced = list({id(old): old for old in (here, same) if old is not None}.values())
         for old in replaced:
             self.detach(old)
+            if old.key != attachment.key:
+                self._records.delete(old.key)
         self.attach(attachment)
         return replaced
 
     def undo(self, failed: Attachment, replaced: Iterable[Attachment]) -> None:
         """Take back a replace() whose program could not be applied."""
-        self.detach(failed)
+        self.remove(failed)
         for old in replaced:
             self.attach(old)
+            self._save(old.record)
         sandbox = self.sandbox(failed)
         if not sandbox.attachments and sandbox.actual is None:
             self._reconciler.forget(sandbox)
+
+    def remove(self, attachment: Attachment) -> None:
+        """Forget it, record and all."""
+        self.detach(attachment)
+        self._records.delete(attachment.key)
 
     def withdraw(self, attachment: Attachment) -> None:
         """DEL came for this attachment.
@@ -106,7 +110,7 @@ class Registry:
         """The netns is gone, and with it the rules."""
         for attachment in list(sandbox.attachments.values()):
             log.info("netns-gone", extra=log_fields(attachment.record))
-            self.detach(attachment)
+            self.remove(attachment)
         self._reconciler.forget(sandbox)
 
     def update(self, attachment: Attachment, **fields: Any) -> None:
@@ -114,7 +118,14 @@ class Registry:
         changed = msgspec.structs.replace(attachment.record, **fields)
         if changed != attachment.record:
             attachment.record = changed
-            self._records.save(changed)
+            self._save(changed)
+
+    def _save(self, record: Record) -> None:
+        """Write a record that is only catching up: a full disk must not stop enforcement."""
+        try:
+            self._records.save(record)
+        except OSError as error:
+            log.error("record-not-written", extra={**log_fields(record), "error": str(error)})
 
     def save_applied(self, sandbox: Sandbox, digest: str) -> None:
         """Bring a sandbox's records up to date with what was applied and with the pods' last labels (A11)."""

@@ -158,7 +158,7 @@ class Upkeep:
         for number, sandbox in enumerate(list(self._reconciler.sandboxes.values())):
             # A new netns often gets the numbers of the old one at its path: each is identified in its turn.
             thorough = links or number % IDENTITY_TURNS == self._turn
-            if not _still_there(sandbox.identity, thorough=thorough):
+            if not _still_there(sandbox, thorough=thorough):
                 self._registry.drop_sandbox(sandbox)
                 continue
             withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
@@ -178,7 +178,7 @@ class Upkeep:
             return
         for attachment in gone:
             log.info("link-gone", extra=log_fields(attachment.record))
-            self._registry.detach(attachment)
+            self._registry.remove(attachment)
 
 
 def same_pod(pod: Pod, uid: str) -> bool:
@@ -187,7 +187,19 @@ def same_pod(pod: Pod, uid: str) -> bool:
     return not uid or not pod.uid or uid in (pod.uid, pod.config_hash)
 
 
-def _still_there(identity: NetnsIdentity, *, thorough: bool) -> bool:
+def _still_there(sandbox: Sandbox, *, thorough: bool) -> bool:
+    """Look for a netns by its path; where that is gone, by the other paths that its ADDs came with."""
+    if _leads_to(sandbox.identity, thorough=thorough):
+        return True
+    for attachment in sandbox.attachments.values():
+        other = identity_of(attachment.record)
+        if other.path != sandbox.identity.path and _leads_to(other, thorough=True):
+            sandbox.identity = other
+            return True
+    return False
+
+
+def _leads_to(identity: NetnsIdentity, *, thorough: bool) -> bool:
     if not netns.present(identity):
         return False
     if not thorough:

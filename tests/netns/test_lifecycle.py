@@ -1,88 +1,21 @@
 """One attachment's life with a real daemon, real namespaces and real packets.
 
-proves: A6, A11, A12, B2, E7
+proves: A6, A12, B2, E7
 """
 
-import os
-import signal
 import subprocess
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.lab import Attachment, Daemon, Lab, Pod, Target, is_blocked, objects
+from tests.lab import Lab, Target, is_blocked, objects
 from tests.netns.enroll import add, add_guard, check, delete, environment, must
-
-PORT = 5555
-DENY_ALL = objects.policy("deny", {"podSelector": {}, "policyTypes": ["Ingress"]}, networks="net1")
-ONLY_A = objects.policy(
-    "only-a",
-    {
-        "podSelector": {"matchLabels": {"role": "server"}},
-        "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "a"}}}]}],
-    },
-    networks="net1",
-)
-
-
-class World:
-    """A server and two clients on net1, with a daemon that knows them."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.daemon = lab.daemon()
-        self.attachments = {name: lab.attach(lab.pod(name)) for name in ("server", "a", "b")}
-        self.daemon.apply("pods", [self.object(name) for name in self.attachments])
-        self.daemon.apply("network", objects.network("net1"))
-        self.daemon.wait_synced()
-        self.server.pod.prober.serve(PORT)
-
-    @property
-    def server(self) -> Attachment:
-        return self.attachments["server"]
-
-    def object(self, name: str, **changes: Any) -> objects.Object:
-        return objects.pod(name, **{"labels": {"role": name}, **changes})
-
-    def enroll_all(self) -> None:
-        for attachment in self.attachments.values():
-            must(add(self.daemon, attachment))
-
-    def verdicts(self, *names: str) -> list[str]:
-        targets = [Target("tcp", self.server.ipv4, PORT), Target("tcp", self.server.ipv6, PORT)]
-        return [v for name in names for v in self.attachments[name].pod.prober.probe(*targets)]
-
-    def assert_open(self, *names: str) -> None:
-        assert set(self.verdicts(*names)) == {"open"}
-
-    def assert_blocked(self, *names: str) -> None:
-        assert all(is_blocked(verdict) for verdict in self.verdicts(*names))
-
-    def ruleset(self, pod: Pod) -> str:
-        line = ["ip", "netns", "exec", pod.netns.name, "nft", "list", "ruleset"]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
-
-    def states(self) -> dict[str, str]:
-        return {item["pod"].split("/")[1]: item["state"] for item in self.daemon.ctl("attachments")}
+from tests.netns.lifeworld import DENY_ALL, ONLY_A, PORT, World, eventually, records
 
 
 @pytest.fixture
 def world(lab: Lab) -> World:
     return World(lab)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.01)
-
-
-def records(daemon: Daemon) -> list[Path]:
-    return sorted((daemon.state / "attachments").glob("*.json"))
 
 
 # --- ADD -------------------------------------------------------------------------------------------------
@@ -323,93 +256,3 @@ def test_gc_never_touches_a_live_netns(world: World) -> None:
     world.daemon.wait_synced()
     world.assert_blocked("b")
     assert len(records(world.daemon)) == 3
-
-
-# --- the daemon's end and start --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_daemon_that_ended_leaves_its_rules_and_takes_them_over(how: str, world: World) -> None:
-    world.daemon.apply("policy", ONLY_A)
-    world.daemon.wait_synced()
-    world.enroll_all()
-    getattr(world.daemon, how)()
-    world.assert_open("a")
-    world.assert_blocked("b")
-    world.daemon.start()
-    assert world.states() == {"server": "applied", "a": "applied", "b": "applied"}
-    world.assert_open("a")
-    world.assert_blocked("b")
-    must(check(world.daemon, world.server))
-
-
-def test_an_edit_made_while_the_daemon_was_dead_is_applied_at_start(world: World) -> None:
-    world.daemon.apply("policy", ONLY_A)
-    world.daemon.wait_synced()
-    world.enroll_all()
-    world.daemon.kill()
-    world.daemon.apply("policy", DENY_ALL)
-    world.daemon.start()
-    world.assert_blocked("a", "b")
-
-
-def test_tampering_while_the_daemon_was_dead_is_repaired_at_start(world: World) -> None:
-    world.daemon.apply("policy", ONLY_A)
-    world.daemon.wait_synced()
-    world.enroll_all()
-    world.daemon.kill()
-    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", "flush ruleset"]
-    subprocess.run(line, check=True)
-    world.assert_open("b")
-    world.daemon.start()
-    world.assert_blocked("b")
-    world.assert_open("a")
-
-
-def test_an_untouched_netns_is_taken_over_without_a_write(world: World) -> None:
-    world.daemon.apply("policy", ONLY_A)
-    world.daemon.wait_synced()
-    world.enroll_all()
-    world.daemon.stop()
-    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", "--debug=netlink", "list", "ruleset"]
-    before = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    world.daemon.start()
-    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == before
-    assert "rewritten=False" in world.daemon.log or "rewritten=false" in world.daemon.log
-
-
-def test_a_second_daemon_on_the_same_state_is_refused(world: World) -> None:
-    line = [*world.daemon._line]
-    second = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False)
-    assert second.returncode == 1
-    assert "held by another" in second.stderr
-    must(world.daemon.cni("status", {}, {"cniVersion": "1.1.0", "name": "n"}))
-
-
-def test_sigterm_ends_it_within_five_seconds_even_with_adds_waiting(world: World) -> None:
-    os.kill(world.daemon.pid, signal.SIGTERM)
-    started = time.monotonic()
-    assert world.daemon.stop() == 0
-    assert time.monotonic() - started < 5
-
-
-def test_an_add_before_the_source_is_read_denies_or_fails(lab: Lab) -> None:
-    """onUnready: with a source that can't be read yet."""
-    daemon = lab.daemon()
-    attachment = lab.attach(lab.pod("server"))
-    daemon.stop()
-    daemon.manifests.rename(daemon.folder / "aside")
-    daemon.start(wait=False)
-    daemon.wait_listening()
-    reply = add(daemon, attachment, timeout=1.0)
-    assert (reply["ok"], reply["code"]) == (False, 11)
-    client = lab.attach(lab.pod("a"))
-    attachment.pod.prober.serve(PORT)
-    probe = Target("tcp", attachment.ipv4, PORT)
-    assert client.pod.prober.probe(probe) == ["open"]
-    must(add(daemon, attachment, timeout=1.0, onUnready="deny"))
-    assert is_blocked(client.pod.prober.probe(probe)[0])
-    (daemon.folder / "aside").rename(daemon.manifests)
-    daemon.apply("pods", [objects.pod("server"), objects.pod("a")])
-    daemon.wait_synced()
-    assert client.pod.prober.probe(probe) == ["open"]

@@ -1,0 +1,76 @@
+"""A server and two clients on one network, with a daemon that knows them: what the lifecycle tests stand on.
+
+In: a lab. Out: a World, and waits with a deadline.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.lab import Attachment, Daemon, Lab, Pod, Target, is_blocked, objects
+from tests.netns.enroll import add, must
+
+PORT = 5555
+DENY_ALL = objects.policy("deny", {"podSelector": {}, "policyTypes": ["Ingress"]}, networks="net1")
+ONLY_A = objects.policy(
+    "only-a",
+    {
+        "podSelector": {"matchLabels": {"role": "server"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "a"}}}]}],
+    },
+    networks="net1",
+)
+
+
+class World:
+    """A server and two clients on net1, with a daemon that knows them."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.daemon = lab.daemon()
+        self.attachments = {name: lab.attach(lab.pod(name)) for name in ("server", "a", "b")}
+        self.daemon.apply("pods", [self.object(name) for name in self.attachments])
+        self.daemon.apply("network", objects.network("net1"))
+        self.daemon.wait_synced()
+        self.server.pod.prober.serve(PORT)
+
+    @property
+    def server(self) -> Attachment:
+        return self.attachments["server"]
+
+    def object(self, name: str, **changes: Any) -> objects.Object:
+        return objects.pod(name, **{"labels": {"role": name}, **changes})
+
+    def enroll_all(self) -> None:
+        for attachment in self.attachments.values():
+            must(add(self.daemon, attachment))
+
+    def verdicts(self, *names: str) -> list[str]:
+        targets = [Target("tcp", self.server.ipv4, PORT), Target("tcp", self.server.ipv6, PORT)]
+        return [v for name in names for v in self.attachments[name].pod.prober.probe(*targets)]
+
+    def assert_open(self, *names: str) -> None:
+        assert set(self.verdicts(*names)) == {"open"}
+
+    def assert_blocked(self, *names: str) -> None:
+        assert all(is_blocked(verdict) for verdict in self.verdicts(*names))
+
+    def ruleset(self, pod: Pod) -> str:
+        line = ["ip", "netns", "exec", pod.netns.name, "nft", "list", "ruleset"]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+    def states(self) -> dict[str, str]:
+        return {item["pod"].split("/")[1]: item["state"] for item in self.daemon.ctl("attachments")}
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.01)
+
+
+def records(daemon: Daemon) -> list[Path]:
+    return sorted((daemon.state / "attachments").glob("*.json"))
