@@ -76,6 +76,9 @@ ENVIRONMENTS: list[dict[str, str | bytes | None]] = [
     {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "PYTHONDEVMODE": "1", "PYTHONMALLOC": "debug"},
     {"LD_BIND_NOW": "1"},
     {"TZ": "nonsense"},
+    {"LD_LIBRARY_PATH": "/nonexistent"},
+    # What a bundle of PyInstaller leaves to the programs that it starts.
+    {"_PYI_ARCHIVE_FILE": "/nonexistent", "_PYI_PARENT_PROCESS_LEVEL": "1", "_MEIPASS2": "/nonexistent"},
     {b"\xff".decode("latin-1"): b"\xff\xfe"},
 ]
 
