@@ -29,6 +29,7 @@ from daemon.dataplane import Dataplane
 from daemon.errors import BackendUnavailableError, MultiNetworkPolicyError
 from daemon.inbox import Inbox
 from daemon.lifecycle import Lifecycle, LifecycleSettings
+from daemon.metrics import MetricsServer
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
 from daemon.report import Report
@@ -126,6 +127,8 @@ class Daemon:
         self._dataplane = Dataplane(inbox, registry, reconciler, upkeep, lifecycle, barriers, report)
         self._source = make_source(settings, self._dataplane)
         self._server = Server(settings.socket, self._dataplane.post_request)
+        address = settings.metrics_address
+        self._metrics = MetricsServer(address, self._dataplane.ask_status) if address else None
         self._threads: list[threading.Thread] = []
         upkeep.restore(records)
 
@@ -133,6 +136,8 @@ class Daemon:
         """Start every thread."""
         self._spawn("server", self._server.run)
         self._spawn("dataplane", self._dataplane.run)
+        if self._metrics is not None:
+            self._spawn("metrics", self._metrics.run)
         self._source.start()
         log.info("started", extra={"pid": os.getpid()})
 
@@ -144,6 +149,8 @@ class Daemon:
         self._join("dataplane", deadline)
         self._server.stop()
         self._source.stop()
+        if self._metrics is not None:
+            self._metrics.stop()
         self._join("server", deadline)
         log.info("stopped")
 

@@ -5,8 +5,10 @@ It takes one task of each lane in turn and reconciles one sandbox between, so th
 ADD by the programming of one netns at most.
 """
 
+import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from cni_plugin import wire
 from cni_plugin.errors import INTERNAL, TRY_AGAIN_LATER, CniError
@@ -74,6 +76,15 @@ class Dataplane:
     def post_update(self, update: Update) -> None:
         """What the source has found."""
         self._inbox.put(Lane.SOURCE, lambda: self._take_update(update))
+
+    def ask_status(self, seconds: float) -> Mapping[str, Any]:
+        """The status map, for another thread. Raises TimeoutError when there is none in time."""
+        answer: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._inbox.put(Lane.CONTROL, lambda: answer.put(self._report.status({})))
+        try:
+            return answer.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError from None
 
     def stop(self, reason: str) -> None:
         """End run() after the work in hand."""

@@ -1,0 +1,164 @@
+"""Metrics and health over HTTP, for Prometheus and probes: `/metrics`, `/healthz`, `/readyz`.
+
+In: the daemon's status map, asked of the dataplane at each request. Out: text. Every metric is declared
+here, once; labels are bounded (state, backend, version), never names of pods. Served from a thread of its
+own: when it can't be, enforcement goes on without it.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from daemon.log import get_logger
+
+log = get_logger(__name__)
+
+Status = Mapping[str, Any]
+ANSWER_SECONDS = 5.0
+"""A dataplane that does not answer for so long is not healthy."""
+RETRY_SECONDS = 10.0
+"""Between tries to listen, when the address is taken."""
+_PREFIX = "multi_networkpolicy_"
+
+
+class Metric(NamedTuple):
+    """One metric. values: label text ("" or `{name="value"}`) and number, out of a status map."""
+
+    name: str
+    kind: str
+    help: str
+    values: Callable[[Status], Iterator[tuple[str, float]]]
+
+
+def _one(key: str) -> Callable[[Status], Iterator[tuple[str, float]]]:
+    return lambda status: iter([("", float(status[key]))])
+
+
+def _length(key: str) -> Callable[[Status], Iterator[tuple[str, float]]]:
+    return lambda status: iter([("", float(len(status[key])))])
+
+
+def _by_backend(key: str) -> Callable[[Status], Iterator[tuple[str, float]]]:
+    return lambda status: iter([(f'{{backend="{status["backend"]}"}}', float(status[key]))])
+
+
+def _states(status: Status) -> Iterator[tuple[str, float]]:
+    for state, count in sorted(status["attachments"].items()):
+        yield f'{{state="{state}"}}', float(count)
+
+
+def _version(status: Status) -> Iterator[tuple[str, float]]:
+    yield f'{{version="{status["version"]}"}}', 1.0
+
+
+METRICS = (
+    Metric("build_info", "gauge", "The daemon's version.", _version),
+    Metric("ready", "gauge", "1 when the source has been read as a whole.", _one("ready")),
+    Metric("attachments", "gauge", "Attachments on this node by state.", _states),
+    Metric("policies", "gauge", "Policies that the source holds.", _one("policies")),
+    Metric("problems", "gauge", "Things reported now: objects, files, netns.", _length("problems")),
+    Metric("adds_waiting", "gauge", "ADDs that wait for their pod or the source.", _one("waitingAdds")),
+    Metric("netns_pending", "gauge", "Network namespaces not as desired now.", _length("pending")),
+    Metric("programs_applied_total", "counter", "Programs committed.", _by_backend("applied")),
+    Metric(
+        "programs_failed_total", "counter", "Programs that could not be committed.", _by_backend("failed")
+    ),
+)
+
+
+def exposition(status: Status) -> str:
+    """All metrics in Prometheus' text format, version 0.0.4."""
+    lines: list[str] = []
+    for metric in METRICS:
+        name = _PREFIX + metric.name
+        lines += [f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}"]
+        lines += [f"{name}{labels} {value:g}" for labels, value in metric.values(status)]
+    return "\n".join(lines) + "\n"
+
+
+class MetricsServer:
+    """Serves `address` ("host:port", IPv6 in brackets).
+
+    `ask`: the status map within so many seconds, or TimeoutError.
+    """
+
+    def __init__(self, address: str, ask: Callable[[float], Status]) -> None:
+        host, _, port = address.rpartition(":")
+        self._address = (host.strip("[]"), int(port))
+        self._ask = ask
+        self._stopping = threading.Event()
+        self._server: ThreadingHTTPServer | None = None
+        self._listening = threading.Event()
+
+    def run(self) -> None:
+        """Listen and serve until stop(); an address that is taken is tried again and again."""
+        while not self._stopping.is_set():
+            try:
+                with _listen(self._address, self._ask) as server:
+                    self._server = server
+                    self._listening.set()
+                    log.info("metrics", extra={"address": f"{self._address[0]}:{server.server_port}"})
+                    server.serve_forever(poll_interval=0.5)
+            except OSError as error:
+                where = f"{self._address[0]}:{self._address[1]}"
+                log.error("metrics-not-served", extra={"address": where, "error": str(error)})
+                self._stopping.wait(RETRY_SECONDS)
+
+    def port(self, timeout: float) -> int:
+        """The port that it listens on, after waiting for that; 0 was asked for where any will do."""
+        if not self._listening.wait(timeout) or self._server is None:
+            raise TimeoutError
+        return self._server.server_port
+
+    def stop(self) -> None:
+        """End run()."""
+        self._stopping.set()
+        if self._server is not None:
+            self._server.shutdown()
+
+
+def _listen(address: tuple[str, int], ask: Callable[[float], Status]) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = ANSWER_SECONDS
+
+        def do_GET(self) -> None:
+            code, text = _answer(self.path, ask)
+            body = text.encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
+            pass  # scrapes are no events
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        address_family = _family(address[0])
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # a client that hung up
+
+    return Server(address, Handler)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _answer(path: str, ask: Callable[[float], Status]) -> tuple[HTTPStatus, str]:
+    if path not in ("/metrics", "/healthz", "/readyz"):
+        return HTTPStatus.NOT_FOUND, "try /metrics, /healthz or /readyz\n"
+    try:
+        status = ask(ANSWER_SECONDS)
+    except TimeoutError:
+        return HTTPStatus.SERVICE_UNAVAILABLE, "the dataplane does not answer\n"
+    if path == "/metrics":
+        return HTTPStatus.OK, exposition(status)
+    if path == "/readyz" and not status["ready"]:
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"{status['notReadyBecause']}\n"
+    return HTTPStatus.OK, "ok\n"
