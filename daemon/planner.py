@@ -56,7 +56,7 @@ __all__ = [
 _MEMO_ENTRIES = 1024
 
 
-class ChainKey(msgspec.Struct, frozen=True, order=True):
+class ChainKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """A chain by what it is for; backends name it (`chain_name`)."""
 
     ifname: str

@@ -108,13 +108,7 @@ def span_text(family: int, span: Span) -> str:
         return address_text(family, first)
     if size & (size - 1) == 0 and first % size == 0:
         return f"{address_text(family, first)}/{(32 if family == 4 else 128) - size.bit_length() + 1}"
-    return range_text(family, span)
-
-
-def range_text(family: int, span: Span) -> str:
-    """A span as "first-last", or as one address."""
-    first, last = (address_text(family, number) for number in span)
-    return first if first == last else f"{first}-{last}"
+    return f"{address_text(family, first)}-{address_text(family, last)}"
 
 
 def address_text(family: int, number: int) -> str:

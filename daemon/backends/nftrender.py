@@ -14,6 +14,7 @@ still walk the old rules while it already sees the new elements. So (E5):
 
 import struct
 from collections.abc import Iterator
+from functools import cache, lru_cache
 
 import msgspec
 
@@ -37,6 +38,9 @@ MIDSTREAM_COMMENT = "new without SYN"
 HOOKS = {"input": 1, "forward": 2, "output": 3}
 
 DROP_PREFIX = "drop-"
+
+# One for whole protocols, one for pairs, one for each protocol's spans: there are 256 protocols.
+_MOST_SETS_OF_A_RULE = 260
 
 
 def map_name(direction: Direction, by_name: bool) -> str:
@@ -77,22 +81,27 @@ NOTHING = Found(0)
 
 def render(plan: Plan, found: Found = NOTHING) -> list[Message]:
     """The batch for a plan. found: what is there, for a plan that resets; no matter for others."""
-    ids = _Ids()
+    ids = _Ids(len(MAPS))
     if plan.reset:
-        return [*_clear(plan, found), *_skeleton(ids), *_content(plan, ids, _kept(plan, found))]
+        return [*_clear(plan, found), *_skeleton(), *_content(plan, ids, _kept(plan, found))]
     return [*_dismantle(plan), *_content(plan, ids, None), *_discard(plan)]
 
 
 class _Ids:
     """Numbers for sets, unique within a batch."""
 
-    def __init__(self) -> None:
-        self._last = 0
+    def __init__(self, last: int) -> None:
+        self._last = last
 
     def next(self) -> int:
         """One more."""
         self._last += 1
         return self._last
+
+    def skip(self, count: int) -> int:
+        """Leave out that many; returns the last number before them."""
+        self._last += count
+        return self._last - count
 
 
 # --- a reset: whatever was there, afterwards it is as the plan's program says
@@ -132,10 +141,14 @@ def _clear(plan: Plan, found: Found) -> Iterator[Message]:
         yield nft.delete_counter(name)
 
 
-def _skeleton(ids: _Ids) -> Iterator[Message]:
-    """What is there as long as the netns lives: base chains and dispatch."""
-    for name, by_name in MAPS.items():
-        yield nft.new_dispatch_map(name, by_name, ids.next())
+@cache
+def _skeleton() -> tuple[Message, ...]:
+    """What is there as long as the netns lives. The maps have the first set numbers."""
+    maps = [nft.new_dispatch_map(name, by_name, n) for n, (name, by_name) in enumerate(MAPS.items(), 1)]
+    return (*maps, *_base_chains())
+
+
+def _base_chains() -> Iterator[Message]:
     for chain, hook in HOOKS.items():
         yield nft.base_chain(chain, hook)
         for direction in DISPATCHES[chain]:
@@ -183,7 +196,7 @@ def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
         yield from _tracking(exists=kept is not None and TRACKING in kept.chains)
     for write in plan.chains:
         yield from _new_chain(write, kept)
-        yield from chain_rules(write.key, write.spec, ids)
+        yield from chain_rules(write.key, write.spec, ids.skip(_most_sets(write.spec)))
     for entry in plan.dispatch_added:
         yield _dispatch(entry, delete=False)
 
@@ -231,8 +244,22 @@ def _chain(key: ChainKey) -> str:
 # ---------------------------------------------------------------------------------------------------
 
 
-def chain_rules(key: ChainKey, spec: ChainSpec, ids: _Ids) -> Iterator[Message]:
-    """One attachment's rules in one direction, in the order that ChainSpec tells."""
+def _most_sets(spec: ChainSpec) -> int:
+    """At least as many anonymous sets as the chain's rules need: a few for each."""
+    return 1 + len(spec.rules) * _MOST_SETS_OF_A_RULE
+
+
+@lru_cache(maxsize=256)
+def chain_rules(key: ChainKey, spec: ChainSpec, last_id: int) -> tuple[Message, ...]:
+    """One attachment's rules in one direction, in the order that ChainSpec tells.
+
+    last_id: numbers from the next one on, `_most_sets` of them, are free for anonymous sets. Many pods have
+    the same policies on the same interface name: what they share is encoded once.
+    """
+    return tuple(_chain_rules(key, spec, _Ids(last_id)))
+
+
+def _chain_rules(key: ChainKey, spec: ChainSpec, ids: _Ids) -> Iterator[Message]:
     chain = _chain(key)
     refuse = expr.named_counter(DROP_PREFIX + chain) + expr.DROP
     incoming = key.direction is Direction.INGRESS

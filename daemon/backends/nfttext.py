@@ -25,7 +25,7 @@ from daemon.model import Address, Direction, Span
 from daemon.planner import ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec
 from daemon.policy.ruleset import Endpoint
 from daemon.program import chain_name
-from daemon.wording import clean, protocol_name, range_text
+from daemon.wording import clean, protocol_name, span_text
 
 _ESSENTIALS = (
     "icmpv6 type { packet-too-big, mld-listener-query, mld-listener-report, mld-listener-done, "
@@ -88,7 +88,7 @@ def _set(spec: SetSpec) -> list[str]:
 
 def _members(spec: SetSpec) -> list[str]:
     if spec.kind is SetKind.SPANS:
-        return [range_text(spec.family, span) for span in sorted(cast("frozenset[Span]", spec.elements))]
+        return [span_text(spec.family, span) for span in sorted(cast("frozenset[Span]", spec.elements))]
     if spec.kind is SetKind.HOSTS:
         return [_address(address) for address in sorted(cast("frozenset[Address]", spec.elements))]
     endpoints = sorted(cast("frozenset[Endpoint]", spec.elements))

@@ -271,6 +271,36 @@ def test_drops_are_counted_over_changes(world: World) -> None:
     assert world.governed.dropped() >= counted
 
 
+def test_no_program_change_lets_a_denied_packet_through(world: World) -> None:
+    """E5: every kind of change, over and over, under a flood that no rule ever permits."""
+    port = 7000
+    anyone = (Match(None, ((TCP, (80, 80)),), ("p",)),)
+    world.server.pod.prober.count(port)
+    prober = world.friend.pod.prober
+    for name, address in (("v4", world.server.ipv4), ("v6", world.server.ipv6)):
+        prober.flood(name, address, port, rate=20_000)
+    reached = poll(lambda: world.server.pod.prober.counted(port), lambda found: len(found) == 2)
+    assert all(found["count"] for found in reached.values())
+
+    def guarded() -> Program:
+        return make_program([denied_gate("net1", None, "c0ffee net1")], lambda _: Members(), True)
+
+    world.governed.program(None)
+    before = world.server.pod.prober.counted(port)
+    for step in range(150):
+        world.governed.program(Ruleset(anyone, None), held=addresses(world.friend))
+        world.governed.program(allow(FRIENDS, ((TCP, (80, 80)),)), held=addresses(world.stranger))
+        world.governed.program(allow(FRIENDS, ((TCP, (80, 80)),)), held=addresses(world.friend))
+        world.governed.apply(guarded())
+        if step % 3 == 0:
+            world.governed.actual = None
+        world.governed.program(Ruleset((), ()))
+    assert world.server.pod.prober.counted(port) == before
+    for name in ("v4", "v6"):
+        assert prober.flooded(name, end=True)["sent"] > 1000
+    assert world.governed.dropped() > 1000
+
+
 @pytest.fixture
 def guarded(lab: Lab) -> tuple[Attachment, Attachment, Governed]:
     """A client, and a server whose device came after its guard."""
