@@ -1,0 +1,181 @@
+"""A full node: 250 local attachments in a cluster of 10,000 pods, all from manifests.
+
+In: a lab. Out: figures about the daemon's share of an ADD, one peer added, and memory.
+
+The load: one network; every local pod is selected by one policy that admits 100 peers on 5 TCP ports. 10,000
+other pods have an address on the network by their network-status, in ten files; 100 of them are the peers. The
+peers' changes come in a small file of their own, as a small change comes from an API server; what rewriting a
+large file costs on top is the source's affair.
+"""
+
+import gc
+import itertools
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+from daemon.backends.nfnetlink import NetfilterSocket, Reaper
+from daemon.backends.nftread import read_generation
+from tests.bench import wire
+from tests.bench.figures import Figure
+from tests.bench.memory import peak_kib, resident_kib
+from tests.bench.timing import interleaved, percentile, spread
+from tests.lab import Attachment, Daemon, Lab, objects
+from tests.lab.namespaces import inside
+
+LOCAL = 250
+CLUSTER = 10_000
+PEERS = 100
+FILES = 10
+PORTS = (80, 443, 5000, 5001, 8080)
+ROUNDS = 20
+TIMEOUT = 30.0
+
+MEDIAN_ADD_MS, P99_ADD_MS = 2.0, 10.0
+MOST_FAN_OUT_MS = 100.0
+MOST_MEMORY_MIB = 150.0
+
+NETWORK = "default/net1"
+POLICY = objects.policy(
+    "admit-peers",
+    {
+        "podSelector": {"matchLabels": {"role": "local"}},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {
+                "from": [{"podSelector": {"matchLabels": {"role": "peer"}}}],
+                "ports": [{"protocol": "TCP", "port": port} for port in PORTS],
+            }
+        ],
+    },
+)
+
+
+def measure() -> list[Figure]:
+    """Measure ADDs into fresh namespaces, then a peer that comes and goes, then memory."""
+    with Lab() as lab:
+        daemon = lab.daemon()
+        attachments = [lab.attach(lab.pod(f"local-{number}")) for number in range(LOCAL)]
+        _fill(daemon)
+        daemon.wait_synced(TIMEOUT)
+        adds = [wire.exchange(daemon, wire.add_request(a)) * 1000 for a in attachments]
+        memory = resident_kib(daemon.pid) / 1024
+        waits, kernel = _fan_out(daemon, attachments)
+        after = resident_kib(daemon.pid) / 1024
+        peak = peak_kib(daemon.pid) / 1024
+    return [
+        Figure("daemon's share of ADD, median", statistics.median(adds), "ms", MEDIAN_ADD_MS, note=spread(adds)),
+        Figure("daemon's share of ADD, p99", percentile(adds, 0.99), "ms", P99_ADD_MS, note=f"{LOCAL} ADDs"),
+        Figure(
+            "one peer, 250 attachments, by wait --synced",
+            statistics.median(waits),
+            "ms",
+            MOST_FAN_OUT_MS,
+            note=f"worst of {len(waits)}: {max(waits):.0f} ms",
+        ),
+        Figure(
+            "one peer, 250 attachments, by the kernel",
+            statistics.median(kernel),
+            "ms",
+            MOST_FAN_OUT_MS,
+            note=f"worst of {len(kernel)}: {max(kernel):.0f} ms",
+        ),
+        Figure("daemon RSS, 250 attachments, 10,000 pods", max(memory, after), "MiB", MOST_MEMORY_MIB),
+        Figure("daemon's peak RSS", peak, "MiB", note="while it first reads the manifests"),
+    ]
+
+
+def cluster_pods(count: int, peers: int, network: str = NETWORK) -> Iterator[objects.Object]:
+    """Make pods elsewhere that have an address on the network; the first `peers` of them are peers."""
+    for number in range(count):
+        role = "peer" if number < peers else "other"
+        name = f"pod-{number}"
+        # 10.1.128.0 and up: the lab gives its own pods the lower addresses.
+        address = f"10.1.{128 + number // 250}.{1 + number % 250}"
+        labels = {"role": role, "app": f"app-{number % 50}", "pod-template-hash": f"{number:08x}"}
+        status = [objects.status_entry(network, "net1", [address])]
+        yield objects.pod(name, labels=labels, networks="net1", status=status)
+
+
+def _fill(daemon: Daemon) -> None:
+    locals_ = [objects.pod(f"local-{n}", labels={"role": "local"}, networks="net1") for n in range(LOCAL)]
+    daemon.apply("local.json", [objects.network("net1"), POLICY, *locals_])
+    everyone = cluster_pods(CLUSTER, PEERS)
+    for number in range(FILES):
+        daemon.apply(f"cluster-{number}.json", list(itertools.islice(everyone, CLUSTER // FILES)))
+
+
+def _fan_out(daemon: Daemon, attachments: Sequence[Attachment]) -> tuple[list[float], list[float]]:
+    """Add one peer, and take it away: ms until the barrier returns, and until all kernels have it."""
+    peer = objects.pod(
+        "late-peer",
+        labels={"role": "peer"},
+        networks="net1",
+        status=[objects.status_entry(NETWORK, "net1", ["10.1.250.1"])],
+    )
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(_socket(a)) for a in attachments]
+        present = itertools.cycle([True, False])
+        gc.collect()
+
+        def change() -> float:
+            """Return when the file was in place."""
+            if next(present):
+                daemon.apply("late.json", peer)
+            else:
+                daemon.apply("late.json", [])
+            return time.perf_counter()
+
+        def by_barrier() -> float:
+            begun = change()
+            wire.exchange(daemon, wire.WAIT_SYNCED)
+            return (time.perf_counter() - begun) * 1000
+
+        def by_kernel() -> float:
+            before = [read_generation(sock) for sock in sockets]
+            begun = change()
+            _until_all_changed(sockets, before)
+            return (time.perf_counter() - begun) * 1000
+
+        # Each turn adds by one way and removes by the other; over the rounds both ways see both.
+        jobs: dict[str, Callable[[], float]] = {"barrier": by_barrier, "kernel": by_kernel}
+        samples = interleaved(ROUNDS, jobs)
+        change()
+        wire.exchange(daemon, wire.WAIT_SYNCED)
+        _assert_listed("10.1.250.1", attachments[-1])
+    return samples["barrier"], samples["kernel"]
+
+
+def _assert_listed(address: str, attachment: Attachment) -> None:
+    line = ["ip", "netns", "exec", attachment.pod.netns.name, "nft", "list", "ruleset"]
+    if address not in subprocess.run(line, capture_output=True, text=True, check=True).stdout:
+        raise RuntimeError(f"{address} is not in force in {attachment.pod.name}, though all was synced")
+
+
+def _socket(attachment: Attachment) -> NetfilterSocket:
+    with inside(attachment.pod.netns):
+        return NetfilterSocket(_REAPER)
+
+
+_REAPER = Reaper()
+
+
+def _until_all_changed(sockets: Sequence[NetfilterSocket], before: Sequence[int]) -> None:
+    """Poll until each namespace's rules have another generation than before.
+
+    In the order that the daemon does not know: what matters is when the last one changed.
+    """
+    deadline = time.monotonic() + TIMEOUT
+    left = dict(enumerate(before))
+    while left:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(left)} of {len(before)} namespaces did not change")
+        for number, generation in list(left.items()):
+            if read_generation(sockets[number]) == generation:
+                break
+            del left[number]
+        else:
+            return
+        time.sleep(0.0005)
