@@ -20,7 +20,10 @@ MAX_FUNCTION = 60
 BANNED_WORDS = {"util", "utils", "helper", "helpers", "manager", "info", "data", "process", "handle"}
 
 # Names that somebody else's class calls.
-GIVEN_NAMES = {("daemon.log", "process")}  # logging.LoggerAdapter
+GIVEN_NAMES = {
+    ("daemon.log", "process"),  # logging.LoggerAdapter
+    ("daemon.metrics", "handle_error"),  # socketserver.BaseServer
+}
 
 # Joined here, so that this file does not name them itself.
 BANNED_TEXT = [
