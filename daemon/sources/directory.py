@@ -30,6 +30,7 @@ CLOSING_SECONDS = 0.002
 _STAMP_TICK_NS = 50_000_000
 # A mounted ConfigMap: every file is a link through this one, which is swapped.
 _SWAPPED_LINK = "..data"
+MAX_SWAPS = 100
 
 Signature: TypeAlias = tuple[int, int, int, int, int]
 
@@ -72,14 +73,15 @@ class Directory:
         only: look at no others. Raises OSError when the directory itself can't be read; nothing is gone then.
         """
         found = Look()
-        while True:
+        for _ in range(MAX_SWAPS):
             swapped = self._swapped_link()
             names = self._list() | self._seen.keys() if only is None else set(only)
             for name in sorted(names | self._waits.keys()):
                 self._check(name, found, now, closed=name in closed)
             # All files of a swap are taken together, or not at all.
             if self._swapped_link() == swapped:
-                return found
+                break
+        return found
 
     def unsettled(self) -> set[str]:
         """Names whose change waits for quiet; not those that somebody still writes to."""

@@ -206,7 +206,8 @@ def reassembled(text: str) -> Any:
         return None
     frame, pieces = split
     try:
-        (head,) = [document for document in load_yaml(frame.decode()) if document is not None]
+        heads = [document for document in load_yaml(frame.decode()) if document is not None]
+        head = heads[0] if len(heads) == 1 else None
         if not isinstance(head, dict) or head.get("items") != [MARKER]:
             return None
         items = []
