@@ -17,7 +17,7 @@ class JsonError(ValueError):
     """Text that is no JSON object. Built as the C scanner builds json.JSONDecodeError."""
 
     def __init__(self, msg: str, _text: str = "", at: int | None = None) -> None:
-        ValueError.__init__(self, msg if at is None else f"{msg} at character {at}")
+        ValueError.__init__(self, msg if at is None else f"{msg}: character {at}")
 
 
 class _DecoderModule:

@@ -29,6 +29,20 @@ def test_refuses_bad_input(row: BadInput) -> None:
     assert len(done.out) < 1000
 
 
+PLACES = [
+    (b'{"name": "a', "Unterminated string starting at: character 9"),
+    (b'{"name": ["a" "b"]}', "Expecting ',' delimiter: character 14"),
+    (b'{"name": {"a" 1}}', "Expecting ':' delimiter: character 14"),
+    (b'{"name": nul}', "a value is missing: character 9"),
+    (b'{"name" 1}', "':' is missing: character 8"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), PLACES)
+def test_says_where_the_json_is_wrong(text: bytes, says: str) -> None:
+    assert says in run_plugin(text).words()
+
+
 def test_the_unchanged_input_of_the_rows_is_good(socket_path: Path) -> None:
     with FakeDaemon(socket_path):
         done = call("ADD", socket_path)

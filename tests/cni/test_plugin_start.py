@@ -96,7 +96,7 @@ def test_as_a_module(socket_path: Path) -> None:
         done = run_plugin(config(socketPath=str(socket_path)), command=command, cwd=REPOSITORY)
         assert (done.code, json.loads(done.out)) == (0, CONFIG["prevResult"])
     broken = run_plugin(b'{"name": nul}', command=command, cwd=REPOSITORY)
-    assert "a value is missing at character 9" in broken.words()
+    assert "a value is missing: character 9" in broken.words()
 
 
 CLOSED = [
