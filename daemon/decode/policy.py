@@ -198,10 +198,9 @@ class _Rules:
             return None
         found = []
         for index, item in enumerate(items):
-            plain = type(item) is dict and len(item) == 1
-            peer: Peer | None = plain_block(item.get("ipBlock")) if plain else None  # type: ignore[attr-defined]
-            if peer is None:
-                peer = self._decode_peer(item, f"{field}[{index}]")
+            # Most peers are plain blocks: no path is made for one that has no problem.
+            only = item.get("ipBlock") if isinstance(item, dict) and len(item) == 1 else None
+            peer = plain_block(only) or self._decode_peer(item, f"{field}[{index}]")
             if peer is not None:
                 found.append(peer)
         return tuple(found)

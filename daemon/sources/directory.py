@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -20,8 +20,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE = 64 * 1024 * 1024
 QUIET_SECONDS = 0.2
 WRITER_QUIET_SECONDS = 5.0
-"""A file that stays open for writing is read when it did not change for so long: some network file systems
-say of every file that somebody writes to it."""
+"""A file that stays open for writing is read when it did not change for so long: it may never be closed."""
 
 CLOSING_TRIES = 10
 CLOSING_SECONDS = 0.002
@@ -62,8 +61,10 @@ class _Wait(msgspec.Struct):
 class Directory:
     """One directory's files by name. Not thread-safe."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, is_remote: Callable[[int], bool]) -> None:
+        """is_remote: whether a device number is that of a network file system."""
         self._path = path
+        self._is_remote = is_remote
         self._seen: dict[str, _Seen] = {}
         self._waits: dict[str, _Wait] = {}
 
@@ -95,11 +96,12 @@ class Directory:
         with os.scandir(self._path) as entries:
             return {entry.name for entry in entries if entry.name.endswith(SUFFIXES)}
 
-    def _swapped_link(self) -> str:
+    def _swapped_link(self) -> Signature | None:
         try:
-            return os.readlink(os.path.join(self._path, _SWAPPED_LINK))
+            # Of the link, not of its target, which a second swap may have made the old one again.
+            return _signature(os.lstat(os.path.join(self._path, _SWAPPED_LINK)))
         except OSError:
-            return ""
+            return None
 
     def _check(self, name: str, found: Look, now: float, *, closed: bool) -> None:
         try:
@@ -165,7 +167,7 @@ class Directory:
         if not stat.S_ISREG(before.st_mode):
             return
         signature = _signature(before)
-        writers = _has_writers(fd)
+        writers = None if self._is_remote(before.st_dev) else _has_writers(fd)
         for _ in range(CLOSING_TRIES if closed and writers else 0):
             # The kernel tells of a close just before it ends the writing.
             time.sleep(CLOSING_SECONDS)

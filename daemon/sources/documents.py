@@ -144,7 +144,10 @@ class _Reader:
     def _cut_json_values(self, text: str) -> Iterator[tuple[int, bytes]]:
         decoder = JSONDecoder()
         end = offset = 0
-        while (start := _GAP.match(text, end).end()) < len(text):  # type: ignore[union-attr]  # * always matches
+        while gap := _GAP.match(text, end):
+            start = gap.end()
+            if start == len(text):
+                return
             offset += start - end
             try:
                 _, end = decoder.raw_decode(text, start)

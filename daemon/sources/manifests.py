@@ -18,6 +18,7 @@ from daemon.model import Problem
 from daemon.sources.base import Update
 from daemon.sources.catalog import Catalog
 from daemon.sources.directory import SUFFIXES, Directory, Look
+from daemon.sources.mounts import Mounts
 from daemon.sources.watch import Wake, Watch
 
 log = get_logger(__name__)
@@ -41,7 +42,7 @@ class ManifestsSource:
     def __init__(self, directory: Path, publish: Callable[[Update], None]) -> None:
         self._path = str(directory)
         self._publish = publish
-        self._directory = Directory(self._path)
+        self._directory = Directory(self._path, Mounts().is_remote)
         self._catalog = Catalog()
         self._watch = Watch(self._path, SUFFIXES)
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
