@@ -72,7 +72,9 @@ def as_json(groups: dict[str, list[Figure]]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Say where this runs, and how busy it is."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    models = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
     return {
         "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
         "cores": os.cpu_count(),

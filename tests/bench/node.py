@@ -3,9 +3,9 @@
 In: a lab. Out: figures about the daemon's share of an ADD, one peer added, and memory.
 
 The load: one network; every local pod is selected by one policy that admits 100 peers on 5 TCP ports. 10,000
-other pods have an address on the network by their network-status, in ten files; 100 of them are the peers. The
-peers' changes come in a small file of their own, as a small change comes from an API server; what rewriting a
-large file costs on top is the source's affair.
+other pods have an address on the network by their network-status, in ten files; 100 of them are the peers.
+The peer that comes and goes is in a small file of its own, as a small change comes from an API server; what
+rewriting a large file costs on top is the source's affair.
 """
 
 import gc
@@ -66,7 +66,9 @@ def measure() -> list[Figure]:
         after = resident_kib(daemon.pid) / 1024
         peak = peak_kib(daemon.pid) / 1024
     return [
-        Figure("daemon's share of ADD, median", statistics.median(adds), "ms", MEDIAN_ADD_MS, note=spread(adds)),
+        Figure(
+            "daemon's share of ADD, median", statistics.median(adds), "ms", MEDIAN_ADD_MS, note=spread(adds)
+        ),
         Figure("daemon's share of ADD, p99", percentile(adds, 0.99), "ms", P99_ADD_MS, note=f"{LOCAL} ADDs"),
         Figure(
             "one peer, 250 attachments, by wait --synced",
@@ -94,7 +96,12 @@ def cluster_pods(count: int, peers: int, network: str = NETWORK) -> Iterator[obj
         name = f"pod-{number}"
         # 10.1.128.0 and up: the lab gives its own pods the lower addresses.
         address = f"10.1.{128 + number // 250}.{1 + number % 250}"
-        labels = {"role": role, "app": f"app-{number % 50}", "pod-template-hash": f"{number:08x}"}
+        labels = {
+            "role": role,
+            "place": "elsewhere",
+            "app": f"app-{number % 50}",
+            "pod-template-hash": f"{number:08x}",
+        }
         status = [objects.status_entry(network, "net1", [address])]
         yield objects.pod(name, labels=labels, networks="net1", status=status)
 

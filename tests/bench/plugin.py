@@ -29,7 +29,7 @@ DEBIAN_PLUGINS = Path(os.environ.get("BENCH_DEBIAN_CNI", "/usr/lib/cni"))
 PYTHON = "/usr/bin/python3"
 
 MOST_RATIO = 3.0
-# What the static, stripped build of tuning takes of Debian's dynamically linked one: the budget is for Debian's.
+# What a static, stripped tuning takes of Debian's dynamically linked one, which the budget is for.
 STATIC_OF_DEBIAN = 0.77
 MOST_RSS_MIB = 12.0
 MOST_DISK_MB = 8.0
@@ -117,7 +117,12 @@ def _times(samples: dict[str, list[float]]) -> list[Figure]:
     figures = [
         Figure("plugin ADD", middle, "ms", note=f"{ROUNDS} rounds, {spread(ours)}"),
         Figure("plugin ADD, p99", percentile(ours, 0.99) * 1000, "ms"),
-        Figure("of it the daemon's", statistics.median(samples["daemon"]) * 1000, "ms", note="the same ADD by wire"),
+        Figure(
+            "of it the daemon's",
+            statistics.median(samples["daemon"]) * 1000,
+            "ms",
+            note="the same ADD by wire",
+        ),
     ]
     for name, what, budget in (
         ("debian", "Debian's tuning ADD", MOST_RATIO),
@@ -134,7 +139,8 @@ def _times(samples: dict[str, list[float]]) -> list[Figure]:
 def _resident(program: Program, daemon: Daemon) -> float:
     """Return the plugin's peak in MiB, read while it waits for a daemon that was stopped.
 
-    wait4's ru_maxrss would be this process's: the kernel carries it over when a large process starts a small one.
+    wait4's ru_maxrss would be this process's own: the kernel counts it in when a large process starts a small
+    one.
     """
     os.kill(daemon.pid, signal.SIGSTOP)
     try:

@@ -3,6 +3,7 @@
 In: jobs that return what one run of theirs gave. Out: samples and what they amount to. It starts no programs.
 """
 
+import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,12 +11,12 @@ Samples = dict[str, list[float]]
 
 
 def interleaved(rounds: int, jobs: Mapping[str, Callable[[], float]]) -> Samples:
-    """Run each job once a round, in an order that turns, so that none always follows the same one."""
+    """Run each job once a round, in an order that is drawn anew: none always follows the same one."""
     names = list(jobs)
     samples: Samples = {name: [] for name in names}
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(names, len(names)):
             samples[name].append(jobs[name]())
     return samples
 
