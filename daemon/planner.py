@@ -49,6 +49,7 @@ __all__ = [
     "chain_name",
     "denied_gate",
     "digest",
+    "dispatches",
     "make_plan",
     "make_program",
 ]
@@ -76,7 +77,7 @@ class ChainWrite(msgspec.Struct, frozen=True):
     replaced: bool = False
 
 
-class Dispatch(msgspec.Struct, frozen=True, order=True):
+class Dispatch(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """An interface's packets in one direction go to its chain. ifindex 0: matched by name (guard)."""
 
     key: ChainKey
@@ -203,13 +204,13 @@ def _plan_dispatch(
     """Entries to take away and to add. An entry whose chain is deleted and made anew is both."""
     if not replaced and desired.gates == before.gates:
         return (), ()
-    old, new = _entries(before), _entries(desired)
+    old, new = set(dispatches(before)), set(dispatches(desired))
     renewed = {entry for entry in old & new if entry.key in replaced}
     return tuple(sorted(old - new | renewed)), tuple(sorted(new - old | renewed))
 
 
-def _entries(program: Program) -> set[Dispatch]:
-    """One entry for each interface and direction."""
+def dispatches(program: Program) -> list[Dispatch]:
+    """All that a program dispatches, sorted: one entry for each interface and direction that has a chain."""
     # Two gates may name one index when a device is gone and its number was given to another: the later one
     # counts.
     entries = {
@@ -220,7 +221,7 @@ def _entries(program: Program) -> set[Dispatch]:
         for direction in Direction
         if gate.chain(direction) is not None
     }
-    return set(entries.values())
+    return sorted(entries.values())
 
 
 # --- digest ----------------------------------------------------------------------------------------------

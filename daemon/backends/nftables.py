@@ -67,10 +67,25 @@ class NftablesBackend:
                 # The generation makes sure that what was read is what the batch meets.
                 sock.transact(render(plan, found), found.generation)
             except TransactionError as error:
-                if error.errno != errno.ERESTART or attempt == _RESET_TRIES - 1:
+                if error.errno != errno.ERESTART:
+                    return self._rebuild(sock, plan, found, error)
+                if attempt == _RESET_TRIES - 1:
                     raise
             else:
-                return
+                return None
+        return None
+
+    def _rebuild(self, sock: NetfilterSocket, plan: Plan, found: Found, refused: Exception) -> None:
+        """The last resort, when others left something under our names that can't be made ours: the table anew.
+
+        Still one batch, but a packet under way may pass. Raises `refused` when that was not the reason.
+        """
+        if not found.table:
+            raise refused
+        try:
+            sock.transact([nftmessages.delete_table(), *render(plan)], found.generation)
+        except TransactionError:
+            raise refused from None
 
     def generation(self) -> int:
         """The kernel's generation of this netns' rules; every commit of anybody raises it by one."""

@@ -16,6 +16,7 @@ TABLE_FAMILY = 1
 NFPROTO = {4: 2, 6: 10}
 
 ICMPV6 = 58
+IFNAME_BYTES = 16
 TCP = 6
 
 ESSENTIAL_ICMPV6 = (2, 130, 131, 132, 133, 134, 135, 136, 143)
@@ -114,11 +115,6 @@ RETURN = _verdict(_RETURN)
 COUNTER = _expression("counter")
 
 
-def jump_to(chain: str) -> bytes:
-    """The data of a verdict map's element: jump to a chain."""
-    return nest(2, attr(1, u32(_JUMP)), attr(2, string(chain)))
-
-
 def lookup(set_name: str, set_id: int | None = None) -> bytes:
     """What is in register 1 on is in the set; set_id: of an anonymous set in the same batch."""
     by_id = attr(4, u32(set_id)) if set_id is not None else b""
@@ -132,11 +128,20 @@ def named_counter(name: str) -> bytes:
     return _expression("objref", attr(1, u32(_COUNTER_OBJECT)), attr(2, string(name)))
 
 
-def dispatch(incoming: bool, by_name: bool, map_name: str) -> bytes:
-    """The interface's verdict from a verdict map: `iif vmap @map`."""
-    return _meta(_DISPATCH_KEY[incoming, by_name]) + _expression(
-        "lookup", attr(2, u32(_REG_1)), attr(1, string(map_name)), attr(3, u32(_REG_VERDICT))
+def dispatch(incoming: bool, interface: int | str, chain: str) -> bytes:
+    """`iif 7 jump chain`, or by name, `iifname "net1" jump chain`."""
+    by_name = isinstance(interface, str)
+    key = (
+        string(interface).ljust(IFNAME_BYTES, b"\0")
+        if isinstance(interface, str)
+        else struct.pack("=I", interface)
     )
+    return _meta(_DISPATCH_KEY[incoming, by_name]) + _compare(key) + _jump(chain)
+
+
+def _jump(chain: str) -> bytes:
+    verdict = nest(2, attr(1, u32(_JUMP)), attr(2, string(chain)))
+    return _expression("immediate", attr(1, u32(_REG_VERDICT)), nest(2, verdict))
 
 
 def established() -> bytes:

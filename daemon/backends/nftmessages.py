@@ -4,7 +4,6 @@ In: names, specs and expressions. Out: `Message`s, each with what it is about in
 golden tests. Comments are userdata in nft's own format, so that `nft list` shows them.
 """
 
-import struct
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import cast
@@ -21,7 +20,7 @@ from daemon.backends.nfnetlink import (
     string,
     u32,
 )
-from daemon.backends.nftexpr import TABLE_FAMILY, jump_to
+from daemon.backends.nftexpr import TABLE_FAMILY
 from daemon.model import Address, Span
 from daemon.planner import Elements, SetKind
 from daemon.policy.ruleset import Endpoint
@@ -38,12 +37,9 @@ _NEWOBJECT, _DELOBJECT = 18, 20
 _SET_ANONYMOUS = 0x1
 _SET_CONSTANT = 0x2
 _SET_INTERVAL = 0x4
-_SET_MAP = 0x8
 _SET_CONCAT = 0x80
 
 _ELEMENT_INTERVAL_END = 1
-_DATA_VERDICT = 0xFFFFFF00
-_VERDICT_BYTES = 16
 _COUNTER = 1
 _ACCEPT = 1
 
@@ -51,19 +47,10 @@ _ACCEPT = 1
 _TYPE_ADDRESS = {4: 7, 6: 8}
 _TYPE_PROTOCOL = 12
 _TYPE_SERVICE = 13
-_TYPE_IFINDEX = 20
 _TYPE_ICMPV6 = 29
-_TYPE_IFNAME = 41
 _TYPE_BITS = 6
 
-IFNAME_BYTES = 16
 ADDRESS_BYTES = {4: 4, 6: 16}
-
-# nft's userdata type 0: without it, an interface is listed with its bytes swapped.
-_HOST_BYTE_ORDER = bytes([0, 4]) + struct.pack("=I", 1)
-
-DISPATCH_SIZE = 128
-"""Governed interfaces in one netns and direction. A fixed size lets the kernel take its fastest hash."""
 
 ANONYMOUS = "__set%d"
 """The kernel replaces %d by a number."""
@@ -117,7 +104,7 @@ def new_chain(name: str, comment: str) -> Message:
 
 
 def delete_chain(name: str) -> Message:
-    """Take away a chain that no rule and no map refers to."""
+    """Take away a chain that no rule refers to."""
     return _message(_DELCHAIN, _IN_TABLE + attr(3, string(name)), f"delete chain {name}")
 
 
@@ -187,24 +174,13 @@ def _fields(*lengths: int) -> bytes:
     return nest(2, *(nest(1, attr(1, u32(length))) for length in lengths))
 
 
-def new_dispatch_map(name: str, by_name: bool, set_id: int) -> Message:
-    """Make a verdict map by interface index or name, or leave it as it is."""
-    key = (_TYPE_IFNAME, IFNAME_BYTES) if by_name else (_TYPE_IFINDEX, 4)
-    body = _IN_TABLE + attr(2, string(name)) + attr(3, u32(_SET_MAP))
-    body += attr(4, u32(key[0])) + attr(5, u32(key[1]))
-    body += attr(6, u32(_DATA_VERDICT)) + attr(7, u32(_VERDICT_BYTES))
-    body += nest(9, attr(1, u32(DISPATCH_SIZE))) + attr(10, u32(set_id))
-    body += attr(13, _HOST_BYTE_ORDER)
-    return _message(_NEWSET, body, f"add map {name}", NLM_F_CREATE)
-
-
 def delete_set(name: str) -> Message:
-    """Take away a set or map that no rule refers to."""
+    """Take away a set that no rule refers to."""
     return _message(_DELSET, _IN_TABLE + attr(2, string(name)), f"delete set {name}")
 
 
 def flush_set(name: str) -> Message:
-    """Take all elements out of a set or map."""
+    """Take all elements out of a set."""
     return _message(_DELELEMENT, _IN_TABLE + attr(2, string(name)), f"flush set {name}")
 
 
@@ -297,12 +273,3 @@ def _span_element(span: Span, length: int) -> bytes:
 def _concatenated(*fields: bytes) -> bytes:
     """Each field starts at a register, so it is padded to 4 bytes."""
     return b"".join(field + b"\0" * (-len(field) % 4) for field in fields)
-
-
-def dispatch_element(map_name: str, key: bytes, chain: str | None, subject: str) -> Message:
-    """Add an interface's entry that jumps to `chain`; chain None: delete the entry."""
-    to = _IN_TABLE + attr(2, string(map_name))
-    if chain is None:
-        return _message(_DELELEMENT, to + nest(3, _element(key)), f"delete {subject} from map {map_name}")
-    element = nest(1, nest(1, attr(1, key)), nest(2, jump_to(chain)))
-    return _message(_NEWELEMENT, to + nest(3, element), f"add {subject} to map {map_name}", NLM_F_CREATE)

@@ -181,7 +181,7 @@ def _covers(actual: bytes, expected: bytes) -> bool:
 
 
 def _element_differences(sock: NetfilterSocket, wanted: list[Message]) -> Iterator[str]:
-    shall: dict[str, set[tuple[bytes, ...]]] = {}
+    shall: dict[str, set[tuple[bytes, bytes]]] = {}
     for spec in _of(wanted, _NEWSET):
         if not _number(spec[3]) & _ANONYMOUS_FLAG:
             shall[_text(spec[2])] = set()
@@ -203,10 +203,8 @@ def _element_differences(sock: NetfilterSocket, wanted: list[Message]) -> Iterat
             yield f"set {name}: {len(expected - actual)} elements missing, {len(actual - expected)} too many"
 
 
-def _elements(listed: bytes) -> Iterator[tuple[bytes, ...]]:
-    """(key, flags, chain that it jumps to) of each; the latter two empty where there is none."""
+def _elements(listed: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(key, flags) of each; flags empty where there are none."""
     for _, element in attribute_list(listed):
         of = attributes(element)
-        key = attributes(of[1])[1]
-        jump = attributes(attributes(of[2])[2]).get(2, b"") if 2 in of else b""
-        yield key, of.get(3, b""), jump
+        yield attributes(of[1])[1], of.get(3, b"")

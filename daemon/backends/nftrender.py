@@ -2,19 +2,15 @@
 
 In: a Plan, and for a reset what of ours was found. Out: Messages in an order that the kernel takes.
 
-Within a commit the kernel swaps all rules at once and all elements at once, but a packet under way may
-still walk the old rules while it already sees the new elements. So (E5):
-- base chains and dispatch maps are never deleted; a chain that stays keeps its kernel object (flushed and
-  refilled),
-  since a new one looks empty to a packet that came before it;
-- the base chains ask the guard map *before* the map by index: a guard's entry goes and the final one comes
-  in the same
-  commit, and a packet that misses the first has surely seen the commit when it asks the second.
+A packet under way walks the rules of one generation to its end, jumps included, but a set's elements
+count from the commit on. So nothing depends on a set but what is permitted, and interfaces are dispatched
+by rules: a guard's jump goes and the final one comes for all packets at once (E5). Up to three such rules
+also cost a packet 0.2 to 0.3 µs less than verdict maps by name and index do. Base chains are never deleted;
+a chain that stays keeps its kernel object (flushed and refilled).
 """
 
-import struct
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import msgspec
 
@@ -22,7 +18,17 @@ from daemon.backends import nftexpr as expr
 from daemon.backends import nftmessages as nft
 from daemon.backends.nfnetlink import Message
 from daemon.model import Direction, Span
-from daemon.planner import ChainKey, ChainSpec, ChainWrite, Dispatch, Plan, RuleSpec, SetKind, SetSpec
+from daemon.planner import (
+    ChainKey,
+    ChainSpec,
+    ChainWrite,
+    Dispatch,
+    Plan,
+    RuleSpec,
+    SetKind,
+    SetSpec,
+    dispatches,
+)
 from daemon.policy.ruleset import Ports
 from daemon.program import chain_name
 from daemon.wording import clean
@@ -42,13 +48,6 @@ DROP_PREFIX = "drop-"
 # One for whole protocols, one for pairs, one for each protocol's spans: there are 256 protocols.
 _MOST_SETS_OF_A_RULE = 260
 
-
-def map_name(direction: Direction, by_name: bool) -> str:
-    """Verdict maps: "ingress" by interface index, "ingress-guard" by name."""
-    return f"{direction}-guard" if by_name else str(direction)
-
-
-MAPS = {map_name(d, by_name): by_name for by_name in (True, False) for d in Direction}
 
 # Which directions each base chain dispatches (E4: in through an interface is ingress, out through it egress).
 DISPATCHES = {
@@ -81,10 +80,13 @@ NOTHING = Found(0)
 
 def render(plan: Plan, found: Found = NOTHING) -> list[Message]:
     """The batch for a plan. found: what is there, for a plan that resets; no matter for others."""
-    ids = _Ids(len(MAPS))
+    ids = _Ids(0)
     if plan.reset:
-        return [*_clear(plan, found), *_skeleton(), *_content(plan, ids, _kept(plan, found))]
-    return [*_dismantle(plan), *_content(plan, ids, None), *_discard(plan)]
+        return [*_clear(plan, found), *_content(plan, ids, _kept(plan, found)), *_base_rules(plan)]
+    moved = bool(plan.dispatch_removed or plan.dispatch_added)
+    before = [nft.flush_rules(hook) for hook in HOOKS] if moved else []
+    after = _base_rules(plan) if moved else iter(())
+    return [*before, *_dismantle(plan), *_content(plan, ids, None), *after, *_discard(plan)]
 
 
 class _Ids:
@@ -130,32 +132,34 @@ def _kept(plan: Plan, found: Found) -> _Kept:
 def _clear(plan: Plan, found: Found) -> Iterator[Message]:
     if not found.table:
         yield nft.new_table(TABLE_COMMENT)
+        yield from (nft.base_chain(name, hook) for name, hook in HOOKS.items())
         return
     kept = _kept(plan, found)
     yield nft.flush_rules(None)
     for name in sorted(found.sets):
-        yield nft.flush_set(name) if name in MAPS or name in kept.sets else nft.delete_set(name)
+        yield nft.flush_set(name) if name in kept.sets else nft.delete_set(name)
     for name in sorted(found.chains.keys() - HOOKS.keys() - kept.chains):
         yield nft.delete_chain(name)
     for name in sorted(found.counters - kept.counters):
         yield nft.delete_counter(name)
+    yield from (nft.base_chain(name, hook) for name, hook in HOOKS.items())
 
 
-@cache
-def _skeleton() -> tuple[Message, ...]:
-    """What is there as long as the netns lives. The maps have the first set numbers."""
-    maps = [nft.new_dispatch_map(name, by_name, n) for n, (name, by_name) in enumerate(MAPS.items(), 1)]
-    return (*maps, *_base_chains())
+def _base_rules(plan: Plan) -> Iterator[Message]:
+    """From the hooks to the chains of the attachments; all anew, since few pods have more than a few."""
+    entries = dispatches(plan.program)
+    for hook, directions in DISPATCHES.items():
+        for direction in directions:
+            for entry in entries:
+                if entry.key.direction is direction:
+                    yield _jump(hook, entry)
 
 
-def _base_chains() -> Iterator[Message]:
-    for chain, hook in HOOKS.items():
-        yield nft.base_chain(chain, hook)
-        for direction in DISPATCHES[chain]:
-            for by_name in (True, False):
-                target = map_name(direction, by_name)
-                expressions = expr.dispatch(direction is Direction.INGRESS, by_name, target)
-                yield nft.new_rule(chain, expressions, "", f"vmap @{target}")
+@lru_cache(maxsize=256)
+def _jump(hook: str, entry: Dispatch) -> Message:
+    interface, chain = entry.ifindex or entry.key.ifname, _chain(entry.key)
+    expressions = expr.dispatch(entry.key.direction is Direction.INGRESS, interface, chain)
+    return nft.new_rule(hook, expressions, "", f"jump {chain}")
 
 
 # --- what goes, what comes
@@ -164,8 +168,6 @@ def _base_chains() -> Iterator[Message]:
 
 def _dismantle(plan: Plan) -> Iterator[Message]:
     """References go before what they refer to."""
-    for entry in plan.dispatch_removed:
-        yield _dispatch(entry, delete=True)
     for write in plan.chains:
         if write.exists:
             yield nft.flush_rules(_chain(write.key))
@@ -185,7 +187,7 @@ def _drop_chain(name: str) -> Iterator[Message]:
 
 
 def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
-    """Sets before the rules that look them up, chains before the entries that jump to them."""
+    """Sets before the rules that look them up, chains before the rules that jump to them."""
     for spec in plan.new_sets:
         yield from _new_set(spec, ids, exists=kept is not None and spec.name in kept.sets)
     for change in plan.set_changes:
@@ -197,8 +199,6 @@ def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
     for write in plan.chains:
         yield from _new_chain(write, kept)
         yield from chain_rules(write.key, write.spec, ids.skip(_most_sets(write.spec)))
-    for entry in plan.dispatch_added:
-        yield _dispatch(entry, delete=False)
 
 
 def _discard(plan: Plan) -> Iterator[Message]:
@@ -226,14 +226,6 @@ def _tracking(exists: bool) -> Iterator[Message]:
     if not exists:
         yield nft.new_chain(TRACKING, TRACKING_COMMENT)
     yield nft.new_rule(TRACKING, expr.established() + expr.RETURN, "", "ct state")
-
-
-def _dispatch(entry: Dispatch, delete: bool) -> Message:
-    by_name = entry.ifindex == 0
-    name = entry.key.ifname.encode()
-    key = name.ljust(nft.IFNAME_BYTES, b"\0") if by_name else struct.pack("=I", entry.ifindex)
-    chain = None if delete else _chain(entry.key)
-    return nft.dispatch_element(map_name(entry.key.direction, by_name), key, chain, entry.key.ifname)
 
 
 def _chain(key: ChainKey) -> str:

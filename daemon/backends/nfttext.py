@@ -8,21 +8,19 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-from daemon.backends.nftmessages import DISPATCH_SIZE, TABLE
+from daemon.backends.nftmessages import TABLE
 from daemon.backends.nftrender import (
     DISPATCHES,
     DROP_PREFIX,
-    MAPS,
     MIDSTREAM_COMMENT,
     OWN_SOURCE_COMMENT,
     TABLE_COMMENT,
     TRACKING,
     TRACKING_COMMENT,
-    map_name,
     split_ports,
 )
 from daemon.model import Address, Direction, Span
-from daemon.planner import ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec
+from daemon.planner import ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec, dispatches
 from daemon.policy.ruleset import Endpoint
 from daemon.program import chain_name
 from daemon.wording import clean, protocol_name, span_text
@@ -45,35 +43,18 @@ def text(program: Program) -> str:
 
 
 def _blocks(program: Program) -> Iterator[list[str]]:
-    """Each a head and its lines, in nft's order: counters, sets and maps, chains."""
+    """Each a head and its lines, in nft's order: counters, sets, chains."""
     chains = [(gate, d) for gate in program.gates.values() for d in Direction if gate.chain(d) is not None]
     for gate, direction in chains:
         yield [f"counter {DROP_PREFIX}{chain_name(direction, gate.ifname)} {{"]
-    for name, by_name in MAPS.items():
-        yield _map(name, by_name, program)
     for spec in program.sets.values():
         yield _set(spec)
     for hook, directions in DISPATCHES.items():
-        yield _base_chain(hook, directions)
+        yield _base_chain(hook, directions, program)
     if program.track:
         yield [f"chain {TRACKING} {{", f'comment "{TRACKING_COMMENT}"', "ct state established,related return"]
     for gate, direction in chains:
         yield _chain(gate, direction)
-
-
-def _map(name: str, by_name: bool, program: Program) -> list[str]:
-    entries = [
-        f'"{gate.ifname}" : jump {chain_name(direction, gate.ifname)}'
-        for gate in program.gates.values()
-        for direction in Direction
-        if gate.chain(direction) is not None and map_name(direction, gate.ifindex is None) == name
-    ]
-    lines = [
-        f"map {name} {{",
-        f"type {'ifname' if by_name else 'iface_index'} : verdict",
-        f"size {DISPATCH_SIZE}",
-    ]
-    return lines + _elements(entries)
 
 
 def _set(spec: SetSpec) -> list[str]:
@@ -104,12 +85,15 @@ def _elements(entries: Iterable[str]) -> list[str]:
     return [f"elements = {{ {joined} }}"] if joined else []
 
 
-def _base_chain(hook: str, directions: tuple[Direction, ...]) -> list[str]:
+def _base_chain(hook: str, directions: tuple[Direction, ...], program: Program) -> list[str]:
     lines = [f"chain {hook} {{", f"type filter hook {hook} priority filter; policy accept;"]
     for direction in directions:
         key = "iif" if direction is Direction.INGRESS else "oif"
-        lines.append(f"{key}name vmap @{map_name(direction, True)}")
-        lines.append(f"{key} vmap @{map_name(direction, False)}")
+        for entry in dispatches(program):
+            if entry.key.direction is direction:
+                match = key if entry.ifindex else f"{key}name"
+                chain = chain_name(direction, entry.key.ifname)
+                lines.append(f'{match} "{entry.key.ifname}" jump {chain}')
     return lines
 
 
