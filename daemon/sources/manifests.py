@@ -100,11 +100,12 @@ class ManifestsSource:
         if everything:
             everything |= self._watch.follow()
         look = self._look(wake, now, everything=everything)
+        if everything:
+            # What a look reads is rare; what it costs to find nothing is paid for ever.
+            spent = 0.0 if look is not None and look.contents else time.monotonic() - now
+            self._next_poll = time.monotonic() + max(POLL_SECONDS, POLL_REST * spent)
         if look is not None:
             self._take(look)
-        if everything:
-            spent = time.monotonic() - now
-            self._next_poll = now + spent + max(POLL_SECONDS, POLL_REST * spent)
         self._hand_over(self._answered(looked=look is not None and everything))
 
     def _look(self, wake: Wake, now: float, *, everything: bool) -> Look | None:
