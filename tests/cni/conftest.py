@@ -4,8 +4,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.cni.node import Node
 
 
 @pytest.fixture
@@ -19,3 +23,14 @@ def socket_folder() -> Iterator[Path]:
 def socket_path(socket_folder: Path) -> Path:
     """Where a daemon's socket shall be."""
     return socket_folder / "daemon.sock"
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator["Node"]:
+    """A node with a running daemon, for all tests of a module: each takes fresh pods."""
+    # The plugin's own tests need none of what this imports.
+    from tests.cni.node import Node
+    from tests.lab import Lab
+
+    with Lab() as made:
+        yield Node(made)
