@@ -76,7 +76,7 @@ class NftablesBackend:
         return None
 
     def _rebuild(self, sock: NetfilterSocket, plan: Plan, found: Found, refused: Exception) -> None:
-        """The last resort, when others left something under our names that can't be made ours: the table anew.
+        """The last resort, when others left something under our names that can't be ours: the table anew.
 
         Still one batch, but a packet under way may pass. Raises `refused` when that was not the reason.
         """

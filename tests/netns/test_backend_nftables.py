@@ -148,6 +148,8 @@ TAMPERINGS = [
     "add set {t} more {{ type ipv4_addr; }}",
     "delete table {t}",
     "flush ruleset",
+    "flush chain {t} tracking; add rule {t} tracking accept",
+    "flush chain {t} tracking; add rule {t} tracking ct state established return",
     "flush chain {t} tracking; delete chain {t} tracking",
 ]
 
