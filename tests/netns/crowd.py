@@ -1,0 +1,216 @@
+"""Many cases of the truth tables at once on one node, each in namespaces and LANs of its own.
+
+In: cases, and a daemon on manifests. Out: what real packets did otherwise than a case says. A batch of cases
+pays for one timeout of the blocked probes instead of one each. It must not know what a policy means.
+"""
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from tests.lab import Attachment, Daemon, Lab, Prober, Target, is_blocked
+from tests.lab import Pod as LabPod
+from tests.lab.namespaces import inside
+from tests.lab.objects import Object
+from tests.lab.prober import BLOCKED_TIMEOUT, OPEN_TIMEOUT
+from tests.netns.enroll import add, must
+from tests.semantics import FAMILIES, Case, Plan, Pod, Probe
+
+_FIRST_SOURCE_PORT = 20_000
+_PREFIX_LENGTHS = (24, 64)
+_SYNC_MS = 30_000
+_NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+
+
+class Placed:
+    """One case on the node: its pods as network namespaces, its networks as LANs."""
+
+    def __init__(self, lab: Lab, case: Case, number: int) -> None:
+        """Attach all its pods; `number` tells it from the other cases of this lab."""
+        self.case = case
+        self.prefix = f"c{number}-"
+        self.pods = {pod.key: lab.pod(pod.name, self.prefix + pod.namespace) for pod in case.pods}
+        self.attachments: dict[tuple[str, int], Attachment] = {}
+        # UDP and pings of another round must not pass as replies of this one's tracked ones.
+        self._source_ports = itertools.count(_FIRST_SOURCE_PORT)
+        for lan in sorted({case.lan(network) for network in case.networks}):
+            lab.network(f"{number}x{lan}")
+        for pod in case.pods:
+            self._attach(lab, pod, number)
+            _ = self.pods[pod.key].prober  # it starts while the next pods are made
+
+    def _attach(self, lab: Lab, pod: Pod, number: int) -> None:
+        for index, interface in enumerate(pod.interfaces):
+            texts = zip(self.case.addresses(interface), _PREFIX_LENGTHS, strict=True)
+            addresses = [f"{address}/{length}" for address, length in texts]
+            lan = f"{number}x{self.case.lan(interface.network)}"
+            made = lab.attach(self.pods[pod.key], lan, f"net{index + 1}", addresses)
+            self.attachments[pod.key, index] = made
+        if len({self.case.lan(one.network) for one in pod.interfaces}) < len(pod.interfaces):
+            _answer_by_address(self.pods[pod.key])
+
+    def serve(self) -> None:
+        """Let each pod echo on the ports that the probes ask it for."""
+        tries = self.case.tries(FAMILIES[0])
+        for key, pod in self.pods.items():
+            mine = [probe for probe in tries if probe.destination.key == key]
+            ports = {p: {one.port for one in mine if one.protocol == p} for p in ("TCP", "UDP")}
+            pod.prober.serve(tcp=ports["TCP"], udp=ports["UDP"])
+
+    def objects(self, family: int, *, with_policies: bool = True) -> list[Object]:
+        """The case's objects, in namespaces of its own."""
+        found = self.case.objects(family, with_policies=with_policies)
+        spaces = {pod.namespace for pod in self.case.pods} | set(self.case.namespaces)
+        return [_renamed(raw, spaces, self.prefix) for raw in found]
+
+    @property
+    def enrolled(self) -> list[Pod]:
+        """The pods that a runtime would enrol on this node."""
+        return [p for p in self.case.pods if p.listed and not p.host_network and p.phase == "Running"]
+
+    @property
+    def only_s(self) -> bool:
+        """Whether the policies govern s alone, so that all others could as well be on another node."""
+        selectors = [raw["spec"].get("podSelector") for raw in self.case.policies(Plan(FAMILIES[0]))]
+        return all(one == {"matchLabels": {"pod": "s"}} for one in selectors) and "s" in self.pods
+
+    def enroll(self, daemon: Daemon, pods: Iterable[Pod]) -> None:
+        """ADD for all interfaces of these pods."""
+        for pod in pods:
+            for index, interface in enumerate(pod.interfaces):
+                network = self.prefix + interface.network
+                must(add(daemon, self.attachments[pod.key, index], network))
+
+    def target(self, probe: Probe) -> Target:
+        """A probe's target, from a source port that no other probe of this case has."""
+        return Target(
+            probe.protocol.lower(),
+            probe.address,
+            probe.port,
+            OPEN_TIMEOUT if probe.want else BLOCKED_TIMEOUT,
+            probe.source_address,
+            next(self._source_ports),
+        )
+
+
+class Crowd:
+    """A batch of placed cases with one daemon; use it in a `with` block, for its pods end with it."""
+
+    def __init__(self, lab: Lab, daemon: Daemon, cases: Sequence[Case], numbers: Iterator[int]) -> None:
+        self._lab = lab
+        self._daemon = daemon
+        self.placed = [Placed(lab, case, next(numbers)) for case in cases]
+        for placed in self.placed:
+            placed.serve()
+
+    def close(self) -> None:
+        """Take its manifests and its pods away."""
+        for placed in self.placed:
+            self._daemon.remove(placed.prefix)
+            for pod in placed.pods.values():
+                pod.end()
+                self._lab.pods.remove(pod)
+
+    def apply(self, family: int, *, with_policies: bool = True) -> None:
+        """Put the objects of all cases in force."""
+        for placed in self.placed:
+            self._daemon.apply(placed.prefix, placed.objects(family, with_policies=with_policies))
+        reply = self._daemon.rpc({"v": 1, "op": "wait", "timeoutMs": _SYNC_MS})
+        assert reply["ok"], reply
+
+    def enroll(self, choose: Callable[[Placed], Iterable[Pod]]) -> None:
+        """ADD for the chosen pods of each case."""
+        for placed in self.placed:
+            placed.enroll(self._daemon, choose(placed))
+
+    def probe(self, tries: Mapping[Placed, Sequence[Probe]]) -> dict[str, list[str]]:
+        """Do all probes at the same time; returns for each case those that went otherwise than wanted."""
+        by_prober: dict[Prober, list[tuple[Placed, Probe]]] = {}
+        for placed, probes in tries.items():
+            for probe in probes:
+                by_prober.setdefault(placed.pods[probe.source.key].prober, []).append((placed, probe))
+        numbers = {
+            prober: prober.start_probes([placed.target(probe) for placed, probe in some])
+            for prober, some in by_prober.items()
+        }
+        wrong: dict[str, list[str]] = {str(placed.case): [] for placed in tries}
+        for prober, number in numbers.items():
+            for (placed, probe), verdict in zip(by_prober[prober], prober.result(number), strict=True):
+                if verdict != "open" if probe.want else not is_blocked(verdict):
+                    wrong[str(placed.case)].append(f"{probe}: {verdict}")
+        return wrong
+
+
+@contextlib.contextmanager
+def crowd(lab: Lab, daemon: Daemon, cases: Sequence[Case], numbers: Iterator[int]) -> Iterator[Crowd]:
+    """Place the cases, and take all away again."""
+    made = Crowd(lab, daemon, cases, numbers)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _answer_by_address(pod: LabPod) -> None:
+    """Two interfaces on one LAN: each answers for its own addresses, and sends what comes from them."""
+    with inside(pod.netns), IPRoute() as links:
+        Path("/proc/sys/net/ipv4/conf/all/arp_ignore").write_text("1")
+        for attachment in pod.attachments:
+            table = 100 + attachment.ifindex
+            for address, family in ((attachment.ipv4, 2), (attachment.ipv6, 10)):
+                rest = {"oif": attachment.ifindex, "table": table, "family": family}
+                links.route("add", dst=_lan_of(attachment, address), **rest)
+                links.rule("add", src=address, table=table, family=family)
+
+
+def _lan_of(attachment: Attachment, address: str) -> str:
+    length = _PREFIX_LENGTHS[":" in address]
+    lan = (
+        f"{address.rpartition('.')[0]}.0"
+        if length == _PREFIX_LENGTHS[0]
+        else address.rpartition(":")[0] + ":"
+    )
+    return f"{lan}/{length}"
+
+
+def _renamed(raw: Object, spaces: Iterable[str], prefix: str) -> Object:
+    """The object with each namespace called `prefix` + its name, wherever it is named."""
+    names = re.compile(rf"(?<![\w./-])({'|'.join(sorted(spaces))})(?=\s*/)")
+    metadata = dict(raw["metadata"])
+    if raw["kind"] == "Namespace":
+        metadata["name"] = prefix + metadata["name"]
+    else:
+        metadata["namespace"] = prefix + metadata["namespace"]
+    if "uid" in metadata:
+        metadata["uid"] = prefix + metadata["uid"]
+    if "annotations" in metadata:
+        metadata["annotations"] = {
+            key: names.sub(rf"{prefix}\1", value) for key, value in metadata["annotations"].items()
+        }
+    rest = {key: _relabelled(value, prefix) for key, value in raw.items() if key != "metadata"}
+    return {**rest, "metadata": metadata}
+
+
+def _relabelled(value: Any, prefix: str) -> Any:
+    """Selectors by a namespace's own name select it by its new one."""
+    if isinstance(value, dict):
+        found = {key: _relabelled(inner, prefix) for key, inner in value.items()}
+        if _NAMESPACE_LABEL in value:
+            found[_NAMESPACE_LABEL] = prefix + value[_NAMESPACE_LABEL]
+        if value.get("key") == _NAMESPACE_LABEL:
+            found["values"] = [prefix + one for one in value.get("values", ())]
+        return found
+    return [_relabelled(inner, prefix) for inner in value] if isinstance(value, list) else value
+
+
+def with_common(lab: Lab, common: Mapping[str, Any]) -> Daemon:
+    """A daemon with these `commonRules`."""
+    path = lab.folder / f"config-{len(lab.daemons)}.yaml"
+    path.write_text(json.dumps({"commonRules": dict(common)} if common else {}))
+    return lab.daemon(options=[f"--config={path}"])
