@@ -97,11 +97,13 @@ class Dataplane:
         while not self._stopping:
             for task in self._inbox.take(self._patience()):
                 task()
-            self._reconciler.step()
+            busy = self._reconciler.step()
             self._upkeep_step()
             self._lifecycle.advance()
             self._barriers.advance()
-            self._save_one()
+            # Replacing a file takes longer than programming a netns: records wait until all is in force.
+            if not busy:
+                self._save_one()
         self._lifecycle.refuse_waiting(self._stopping)
         while self._save_one():
             pass
