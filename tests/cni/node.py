@@ -40,7 +40,7 @@ class Node:
         self.lab = lab
         self.daemon = lab.daemon()
         self.client = lab.attach(lab.pod("client"))
-        self._numbers = itertools.count(1)
+        self.numbers = itertools.count(1)
         supply = [
             objects.pod(f"server-{n}", labels={"role": "server"}, networks="net1") for n in range(1, SUPPLY)
         ]
@@ -52,7 +52,7 @@ class Node:
 
     def pod(self) -> Pod:
         """Make a pod without interfaces that the policy selects."""
-        return self.lab.pod(f"server-{next(self._numbers)}")
+        return self.lab.pod(f"server-{next(self.numbers)}")
 
     def attached(self) -> Attachment:
         """Make such a pod with an interface that nobody has enrolled yet."""
@@ -60,7 +60,7 @@ class Node:
 
     def addresses(self) -> tuple[str, str]:
         """Two addresses, with prefix lengths, that nobody has."""
-        number = next(self._numbers)
+        number = next(self.numbers)
         return (f"10.1.{128 + (number >> 8)}.{number & 255}/16", f"fd00:1::8000:{number:x}/64")
 
     def chain(

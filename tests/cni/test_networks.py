@@ -1,0 +1,108 @@
+"""Which net-attach-def an attachment is of, and so which policies govern it: every evidence, end to end.
+
+proves: A6
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.cni.node import ALLOWED, Node, addresses_of, plain
+from tests.lab import objects
+
+A, B, FOREIGN = "default/nad-a", "default/nad-b", "other/nad-a"
+NAME = "shared"
+BOTH = {A: NAME, B: NAME}
+
+
+@dataclass(frozen=True)
+class Case:
+    """governing, ignored: the networks whose policies must govern the interface, or must not.
+
+    definitions: net-attach-defs, with the name in their configuration. keys: of the plugin's configuration.
+    """
+
+    name: str
+    definitions: dict[str, str]
+    annotation: Any
+    governing: tuple[str, ...]
+    ignored: tuple[str, ...]
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+CONFIGURED = {"netAttachDef": A}
+REQUEST = [{"name": "nad-a", "namespace": "default", "interface": "net1"}]
+CASES = [
+    Case("by its configuration", BOTH, "", (A,), (B, FOREIGN), CONFIGURED),
+    Case("the configuration counts before the pod", BOTH, "nad-b@net1", (A,), (B,), CONFIGURED),
+    Case("by the pod's request for this interface", BOTH, "nad-a@net1, nad-b@net2", (A,), (B,)),
+    Case("by a request in JSON", BOTH, REQUEST, (A,), (B, FOREIGN)),
+    Case("by a request in another namespace", BOTH, "other/nad-a@net1", (FOREIGN,), (A, B)),
+    Case("by the only definition of this name", {A: NAME, B: "else"}, "", (A,), (B, FOREIGN)),
+    Case("by the definition that the pod asked for", BOTH, "nad-b", (B,), (A,)),
+    Case("two that fit: the union", BOTH, "nad-a, nad-b", (A, B), (FOREIGN,)),
+    Case("two that fit, none asked for", BOTH, "", (A, B), (FOREIGN,)),
+    Case("the same name in two namespaces", {A: NAME, FOREIGN: NAME}, "", (A, FOREIGN), (B,)),
+    Case("nothing but its name", {}, "", (f"default/{NAME}",), (A, B)),
+]
+ROWS = [
+    pytest.param(case, network, governs, id=f"{case.name}: {'' if governs else 'not '}{network}")
+    for case in CASES
+    for networks, governs in ((case.governing, True), (case.ignored, False))
+    for network in networks
+]
+
+
+def definition(network: str, name: str) -> objects.Object:
+    namespace, own = network.split("/")
+    return objects.network(own, namespace, {**objects.conflist(name, "net1")})
+
+
+def policy_for(network: str) -> objects.Object:
+    """In the pods' namespace, whatever the network's."""
+    spec = {
+        "podSelector": {"matchLabels": {"role": "asking"}},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"ports": [{"protocol": "TCP", "port": ALLOWED}]}],
+    }
+    return objects.policy("by-network", spec, networks=network)
+
+
+@pytest.fixture
+def asking(node: Node) -> Iterator[Node]:
+    yield node
+    node.daemon.remove("asking")
+
+
+@pytest.mark.parametrize(("case", "network", "governs"), ROWS)
+def test_governed_by_the_policies_of(case: Case, network: str, governs: bool, asking: Node) -> None:
+    attachment = asking.lab.attach(asking.lab.pod("asking", suffix=f"-{next(asking.numbers)}"))
+    pod = objects.pod("asking", labels={"role": "asking"}, networks=case.annotation)
+    made = [definition(*item) for item in case.definitions.items()]
+    asking.daemon.apply("asking", [pod, policy_for(network), *made])
+    asking.daemon.wait_synced()
+    done = asking.plugin("ADD", attachment, name=NAME, **case.keys)
+    assert done.code == 0, done
+    if governs:
+        asking.assert_governed(plain(attachment))
+    else:
+        asking.assert_open(plain(attachment))
+
+
+def test_the_same_under_cnitool(asking: Node) -> None:
+    """Two candidates; a policy for the second of them."""
+    pod = asking.lab.pod("asking", suffix=f"-{next(asking.numbers)}")
+    chain = {**asking.chain(), "name": NAME}
+    made = [definition(*item) for item in BOTH.items()]
+    wants = objects.pod("asking", labels={"role": "asking"}, networks="nad-a, nad-b")
+    asking.daemon.apply("asking", [wants, policy_for(B), *made])
+    asking.daemon.wait_synced()
+    run = asking.lab.cnitool("add", chain, pod)
+    assert run.code == 0, run
+    asking.assert_governed(addresses_of(run.result))
+    listed = {item["containerID"]: item["networks"] for item in asking.daemon.ctl("attachments")}
+    assert listed[pod.container_id] == [A, B]
+    assert asking.lab.cnitool("del", chain, pod).code == 0
+    asking.assert_nothing_left(pod)
