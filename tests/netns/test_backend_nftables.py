@@ -15,6 +15,7 @@ from daemon.backends.nfnetlink import NetfilterSocket, Reaper
 from daemon.backends.nftables import REHEARSAL, NftablesBackend
 from daemon.backends.nftrender import render
 from daemon.errors import DataplaneError, TransactionError
+from daemon.model import Span
 from daemon.planner import (
     EMPTY,
     ChainSpec,
@@ -189,7 +190,8 @@ def test_a_refused_element_is_named_and_nothing_applied(backend: NftablesBackend
     before = listed(), backend.generation()
     spec = REHEARSAL.sets["blocks4-probe"]
     # Two intervals that overlap: the planner never makes such.
-    bad = SetSpec(spec.name, spec.kind, 4, spec.elements | {(10 << 24, (10 << 24) + 9), (5, 10 << 24)}, "")  # type: ignore[arg-type,operator]
+    overlapping: list[Span] = [(1, 2), (10 << 24, (10 << 24) + 9), (5, 10 << 24)]
+    bad = SetSpec(spec.name, spec.kind, 4, frozenset(overlapping), "")
     desired = Program(REHEARSAL.gates, {**REHEARSAL.sets, spec.name: bad}, track=False)
     with pytest.raises(TransactionError) as refused:
         backend.apply(make_plan(desired, REHEARSAL))
