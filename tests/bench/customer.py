@@ -14,6 +14,7 @@ budget was set for that; it shows what a wide selector costs.
 """
 
 import statistics
+import subprocess
 import time
 from collections.abc import Sequence
 
@@ -59,6 +60,7 @@ def _measure(starts: int, edits: int, *, everyone: bool, promised: bool) -> list
         adds = [wire.exchange(daemon, wire.add_request(a)) * 1000 for a in attachments]
         times = [_from_scratch(daemon, attachments) for _ in range(starts)]
         edited = [_edit(daemon, number, everyone=everyone) for number in range(edits)]
+        _assert_in_force(attachments, edits - 1)
         resident, peak = resident_kib(daemon.pid) / 1024, peak_kib(daemon.pid) / 1024
     limit = (MOST_START_S, MOST_EDIT_MS, MOST_MEMORY_MIB) if promised else (None, None, None)
     return [
@@ -72,6 +74,16 @@ def _measure(starts: int, edits: int, *, everyone: bool, promised: bool) -> list
         Figure("daemon RSS", resident, "MiB", limit[2]),
         Figure("daemon's peak RSS", peak, "MiB", limit[2]),
     ]
+
+
+def _assert_in_force(attachments: Sequence[Attachment], edit: int) -> None:
+    """The last edit's block, and as many more as belong there, are in the kernel: what was timed was real."""
+    network = edit % len(NETWORKS)
+    pod = next(a.pod for a in attachments if a.network.name == NETWORKS[network])
+    line = ["ip", "netns", "exec", pod.netns.name, "nft", "list", "ruleset"]
+    listed = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    if f"203.0.113.{edit}" not in listed or listed.count(".0/2") < CIDRS // 2:
+        raise RuntimeError(f"{pod.name} has not the blocks of its policies, though all was synced")
 
 
 def _worst(samples: Sequence[float], unit: str) -> str:
