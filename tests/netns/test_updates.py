@@ -1,0 +1,188 @@
+"""E5: no denied packet slips through any update, and no allowed one is lost by it.
+
+proves: E5
+"""
+
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import Lab, objects
+from tests.netns.lifeworld import World
+from tests.netns.siege import FLOOD_PORT, Siege
+
+
+@pytest.fixture
+def siege(lab: Lab) -> Iterator[Siege]:
+    world = World(lab)
+    world.enroll_all()
+    made = Siege(world)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def role(name: str) -> dict[str, Any]:
+    return {"podSelector": {"matchLabels": {"role": name}}}
+
+
+def udp(first: int, last: int | None = None) -> dict[str, Any]:
+    return {"protocol": "UDP", "port": first, **({"endPort": last} if last else {})}
+
+
+def shapes(siege: Siege) -> list[dict[str, Any]]:
+    """Policies for the server that all allow a's UDP, nothing of b's, and are as unlike as can be."""
+    friend = [
+        {"ipBlock": {"cidr": f"{siege.friend.ipv4}/32"}},
+        {"ipBlock": {"cidr": f"{siege.friend.ipv6}/128"}},
+    ]
+    but = [
+        {"ipBlock": {"cidr": "0.0.0.0/0", "except": [f"{siege.foe.ipv4}/32"]}},
+        {"ipBlock": {"cidr": "::/0", "except": [f"{siege.foe.ipv6}/128"]}},
+    ]
+    web = {"ports": [{"port": 80}]}
+    expression = {"key": "role", "operator": "In", "values": ["a", "c"]}
+    return [
+        {"ingress": [{"from": [role("a")]}]},
+        {"ingress": [{"from": friend, "ports": [udp(FLOOD_PORT)]}]},
+        {
+            "ingress": [
+                web,
+                {"from": [role("a")], "ports": [udp(FLOOD_PORT - 100, FLOOD_PORT + 100), udp(53)]},
+            ]
+        },
+        {"ingress": [{"from": but}, {"from": [role("nobody")]}]},
+        {"policyTypes": ["Ingress", "Egress"], "ingress": [{"from": [role("a")]}], "egress": []},
+        {
+            "ingress": [
+                {
+                    "from": [{"podSelector": {"matchExpressions": [expression]}}],
+                    "ports": [{"protocol": "UDP"}],
+                }
+            ]
+        },
+    ]
+
+
+def enforce(siege: Siege, *specs: dict[str, Any]) -> None:
+    """Put these policies for the server in force, in the place of those that were."""
+    found = [
+        objects.policy(f"p{number}", {**role("server"), **spec}, networks="net1")
+        for number, spec in enumerate(specs)
+    ]
+    siege.world.daemon.apply("policy", found)
+    wait(siege)
+
+
+def wait(siege: Siege) -> None:
+    reply = siege.world.daemon.rpc({"v": 1, "op": "wait", "timeoutMs": 20_000})
+    assert reply["ok"], reply
+
+
+def test_rules_replaced(siege: Siege) -> None:
+    enforce(siege, shapes(siege)[0])
+    with siege.watched():
+        for _ in range(10):
+            for spec in shapes(siege):
+                enforce(siege, spec)
+    siege.world.daemon.remove("policy")
+    wait(siege)
+    siege.assert_all_arrive()
+
+
+def test_policies_added_and_removed(siege: Siege) -> None:
+    """B3: they add up, so some of them are enough; one that isolates is always there."""
+    some = shapes(siege)
+    enforce(siege, some[0])
+    with siege.watched():
+        for number in range(20):
+            enforce(siege, some[number % 3], *some[number % 4 :])
+            enforce(siege, some[number % len(some)])
+
+
+def test_peers_come_and_go(siege: Siege) -> None:
+    enforce(siege, shapes(siege)[0])
+
+    def others(first: int, last: int) -> None:
+        found = [
+            objects.pod(
+                f"other{number}",
+                labels={"role": "a"},
+                networks="net1",
+                status=[
+                    objects.status_entry(
+                        "default/net1", "net1", [f"10.1.7.{number}", f"fd00:1::7:{number:x}"]
+                    )
+                ],
+            )
+            for number in range(first, last)
+        ]
+        siege.world.daemon.apply("others", found)
+        wait(siege)
+
+    with siege.watched():
+        for step in range(30):
+            others(step, 100 + step)
+            others(100, 101)
+
+
+def test_a_peer_relabelled(siege: Siege) -> None:
+    """A pod that the flood does not come from is a peer and is none by turns."""
+    server, friend, foe = (siege.world.object(name) for name in ("server", "a", "b"))
+    spec = shapes(siege)[5]
+    enforce(siege, spec)
+    with siege.watched():
+        for step in range(40):
+            label = {"labels": {"role": "a" if step % 2 else "c"}}
+            siege.world.daemon.apply("pods", [server, friend | objects.pod("a", **label), foe])
+            wait(siege)
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_the_daemon_ends_and_starts(siege: Siege, how: str) -> None:
+    enforce(siege, shapes(siege)[0])
+    with siege.watched():
+        getattr(siege.world.daemon, how)()
+        siege.world.daemon.start()
+    with siege.watched():
+        getattr(siege.world.daemon, how)()
+        enforced = objects.policy("p0", {**role("server"), **shapes(siege)[2]}, networks="net1")
+        siege.world.daemon.apply("policy", enforced)
+        siege.world.daemon.start()
+
+
+def test_killed_in_the_middle_of_edits(siege: Siege) -> None:
+    """Whatever it was about to do, one batch is in force or the other."""
+    enforce(siege, shapes(siege)[0])
+    with siege.watched():
+        for number in range(4):
+            for spec in shapes(siege):
+                siege.world.daemon.apply("policy", objects.policy("p0", {**role("server"), **spec}))
+            if number % 2:
+                wait(siege)
+            siege.world.daemon.kill()
+            siege.world.daemon.start()
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "add chain inet multi-networkpolicy intruder",
+        "add rule inet multi-networkpolicy ingress-net1 counter accept",
+        "add chain inet multi-networkpolicy more { type filter hook input priority 10; policy accept; }",
+    ],
+)
+def test_all_rewritten(siege: Siege, tampering: str) -> None:
+    enforce(siege, shapes(siege)[0])
+    with siege.watched():
+        siege.world.daemon.stop()
+        netns = siege.server.pod.netns.name
+        subprocess.run(["ip", "netns", "exec", netns, "nft", tampering], check=True)
+        siege.world.daemon.start()
+    ruleset = siege.world.ruleset(siege.server.pod)
+    assert "intruder" not in ruleset
+    assert "chain more" not in ruleset
+    assert "counter packets 0 bytes 0 accept" not in ruleset
