@@ -137,6 +137,8 @@ def parse_result(result: Any, ifname: str) -> tuple[Address, ...]:
     ]
     for index, item in enumerate(_items(result, "ips")):
         interface = item.get("interface")
+        if interface is not None and type(interface) is not int:
+            raise CniError(INVALID_CONFIG, f"prevResult.ips[{index}].interface is not a number")
         if interface is None or interface in ours:
             texts.append((f"prevResult.ips[{index}].address", item.get("address")))
     if len(texts) > MAX_ADDRESSES:
@@ -190,7 +192,7 @@ def _configuration(body: dict[str, Any]) -> dict[str, Any]:
         raise CniError(DECODING_FAILURE, "the request carries no configuration")
     try:
         config = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CniError(DECODING_FAILURE, f"the configuration is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CniError(DECODING_FAILURE, "the configuration is not a JSON object")

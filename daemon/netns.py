@@ -172,7 +172,9 @@ def _open(path: str) -> int:
         raise NetnsGoneError(
             path, "does not exist here; is its directory mounted in the daemon's pod?"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise NetnsError(path, f"can't be opened: {error.strerror}") from error
+    except ValueError as error:
         raise NetnsError(path, f"can't be opened: {error}") from error
     try:
         _check(path, fd)

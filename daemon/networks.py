@@ -78,7 +78,7 @@ def read_multus_cache(directory: Path, container_id: str, ifname: str) -> Networ
         if path.stat().st_size > MAX_CACHE_BYTES:
             return None
         delegates = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.MsgspecError, RecursionError):
+    except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     if not isinstance(delegates, list):
         return None
