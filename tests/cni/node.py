@@ -38,7 +38,9 @@ class Node:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.daemon = lab.daemon()
+        self.multus_cache = lab.folder / "multus"
+        self.multus_cache.mkdir()
+        self.daemon = lab.daemon(options=[f"--multus-cache-dir={self.multus_cache}"])
         self.client = lab.attach(lab.pod("client"))
         self.numbers = itertools.count(1)
         supply = [

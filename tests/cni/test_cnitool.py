@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cni.node import TABLE, TIDY_SECONDS, Node, addresses_of, links, plain, ruleset, tables
-from tests.cni.run_plugin import VERSIONS, run_plugin
+from tests.cni.run_plugin import GC_EMPTY, VERSIONS, run_plugin
 from tests.lab import Lab, Pod
 from tests.lab.lab import PLUGIN_FOLDER, tools_folder
 from tests.lab.namespaces import inside
@@ -234,7 +234,7 @@ def test_gc_of_the_plugin_spares_what_lives(node: Node) -> None:
     gone = node.attached()
     assert node.plugin("ADD", gone).code == 0
     gone.pod.end()
-    done = node.plugin("GC", attachment, cniVersion="1.1.0", **{"cni.dev/valid-attachments": []})
+    done = node.plugin("GC", attachment, **GC_EMPTY)
     assert (done.code, done.out) == (0, b"")
     assert node.records(gone.pod) == []
     assert len(node.records(attachment.pod)) == 1

@@ -3,6 +3,7 @@
 proves: A6
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,46 @@ def test_governed_by_the_policies_of(case: Case, network: str, governs: bool, as
         asking.assert_governed(plain(attachment))
     else:
         asking.assert_open(plain(attachment))
+
+
+CACHE = [
+    {"Name": "cbr0", "MasterPlugin": True, "ifnameRequest": ""},
+    {"Name": "default/nad-a", "ifnameRequest": "net1"},
+]
+UNUSABLE = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"[{", id="cut off"),
+    pytest.param(b'[{}, {"Name": "default/nad-\xff", "ifnameRequest": "net1"}]', id="no UTF-8"),
+    pytest.param(b'{"Name": "default/nad-b"}', id="a map"),
+    pytest.param(b'[{}, {"Name": "nad-b", "ifnameRequest": "net1"}]', id="a name without namespace"),
+    pytest.param(b'[{}, {"Name": ["default/nad-b"], "ifnameRequest": 1}]', id="other types"),
+    pytest.param(b"[" * 100_000, id="100,000 lists"),
+    pytest.param(b'["' + b"x" * (1 << 20) + b'"]', id="more than 1 MiB"),
+]
+
+
+def assert_governed_by(network: str, definitions: dict[str, str], cache: bytes, node: Node) -> None:
+    """ADD of a pod whose requests say nothing, with what Multus has noted for its container."""
+    attachment = node.lab.attach(node.lab.pod("asking", suffix=f"-{next(node.numbers)}"))
+    (node.multus_cache / attachment.pod.container_id).write_bytes(cache)
+    made = [definition(*item) for item in definitions.items()]
+    node.daemon.apply(
+        "asking", [objects.pod("asking", labels={"role": "asking"}), policy_for(network), *made]
+    )
+    node.daemon.wait_synced()
+    done = node.plugin("ADD", attachment, name=NAME)
+    assert done.code == 0, done
+    node.assert_governed(plain(attachment))
+
+
+def test_by_what_multus_noted(asking: Node) -> None:
+    """The definitions alone would say nad-b."""
+    assert_governed_by(A, {A: "else", B: NAME}, json.dumps(CACHE).encode(), asking)
+
+
+@pytest.mark.parametrize("cache", UNUSABLE)
+def test_notes_of_multus_that_make_no_sense_count_as_absent(cache: bytes, asking: Node) -> None:
+    assert_governed_by(A, {A: NAME, B: "else"}, cache, asking)
 
 
 def test_the_same_under_cnitool(asking: Node) -> None:
