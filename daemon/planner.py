@@ -52,6 +52,7 @@ __all__ = [
     "dispatches",
     "make_plan",
     "make_program",
+    "tighten_first",
 ]
 
 _MEMO_ENTRIES = 1024
@@ -144,6 +145,26 @@ def make_plan(desired: Program, actual: Program | None) -> Plan:
         dispatch_added=added,
         stale_chains=stale_chains,
         stale_sets=tuple(sorted(before.sets.keys() - desired.sets.keys())),
+    )
+
+
+def tighten_first(plan: Plan) -> tuple[Plan, ...]:
+    """A plan as the commits that it takes, each at least as strict as both ends (E5).
+
+    A packet under way keeps the rules that it came in with, but sees elements as of now. Where rules and
+    members of a set that stays change together, elements that are added wait for the new rules: the old
+    ones might permit the new members what neither end permits.
+    """
+    growing = tuple(change for change in plan.set_changes if change.added)
+    if plan.reset or not growing or not plan.chains:
+        return (plan,)
+    shrinking = tuple(
+        msgspec.structs.replace(change, added=frozenset()) for change in plan.set_changes if change.removed
+    )
+    additions = tuple(msgspec.structs.replace(change, removed=frozenset()) for change in growing)
+    return (
+        msgspec.structs.replace(plan, set_changes=shrinking),
+        Plan(program=plan.program, reset=False, set_changes=additions),
     )
 
 

@@ -12,7 +12,17 @@ from daemon.backends.nfnetlink import NetfilterSocket, Reaper
 from daemon.backends.nftread import read, read_counters, read_generation
 from daemon.backends.nftrender import DROP_PREFIX, Found, render
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
-from daemon.planner import ChainSpec, Gate, Plan, Program, RuleSpec, SetKind, SetSpec, make_plan
+from daemon.planner import (
+    ChainSpec,
+    Gate,
+    Plan,
+    Program,
+    RuleSpec,
+    SetKind,
+    SetSpec,
+    make_plan,
+    tighten_first,
+)
 
 _RESET_TRIES = 5
 
@@ -52,12 +62,13 @@ class NftablesBackend:
         self.apply(make_plan(REHEARSAL, None))
 
     def apply(self, plan: Plan) -> int:
-        """One batch; returns the generation that it made."""
+        """One batch (two where rules and members change together); returns the generation afterwards."""
         with NetfilterSocket(self._reaper) as sock:
             if plan.reset:
                 self._reset(sock, plan)
             else:
-                sock.transact(render(plan))
+                for step in tighten_first(plan):
+                    sock.transact(render(step))
             return read_generation(sock)
 
     def _reset(self, sock: NetfilterSocket, plan: Plan) -> None:

@@ -216,7 +216,7 @@ TAMPERING = [
     "delete table inet multi-networkpolicy",
     "flush chain inet multi-networkpolicy ingress-net1",
     "flush chain inet multi-networkpolicy input",
-    "flush map inet multi-networkpolicy ingress",
+    "flush chain inet multi-networkpolicy forward",
     "insert rule inet multi-networkpolicy ingress-net1 accept",
 ]
 

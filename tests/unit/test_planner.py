@@ -21,6 +21,7 @@ from daemon.planner import (
     digest,
     make_plan,
     make_program,
+    tighten_first,
 )
 from daemon.policy.ruleset import OPEN, BlockSet, EndpointSet, Match, Members, Ruleset
 from tests.unit.backends.walk import NETWORKS, TCP, UDP, Walk, pods
@@ -193,6 +194,30 @@ class TestPlan:
         plan = make_plan(program(gate(FROM_CLIENTS)), before)
         assert all(w.replaced for w in plan.chains)
         assert set(plan.dispatch_removed) == set(plan.dispatch_added) != set()
+
+    def test_rules_come_before_members_that_the_old_rules_might_let_in(self) -> None:
+        """E5: at port 80 neither end lets a packet of the new member in."""
+        wider = Ruleset((Match(CLIENTS, ((TCP, (80, 443)),), ("default/p ingress[0]",)),), None)
+        before = program(gate(wider), Members(ONE | {bytes([10, 0, 0, 9])}))
+        plan = make_plan(program(gate(FROM_CLIENTS), Members(TWO)), before)
+        first, second = tighten_first(plan)
+        assert first.chains == plan.chains
+        assert [(set(c.removed), set(c.added)) for c in first.set_changes] == [
+            ({bytes([10, 0, 0, 9])}, set())
+        ]
+        assert [(set(c.removed), set(c.added)) for c in second.set_changes] == [(set(), set(TWO - ONE))]
+        assert not second.chains
+
+    def test_a_change_of_members_or_of_rules_alone_is_one_commit(self) -> None:
+        before = program(gate(FROM_CLIENTS), Members(ONE))
+        members = make_plan(program(gate(FROM_CLIENTS), Members(TWO)), before)
+        rules = make_plan(program(gate(Ruleset((), None)), Members(ONE)), before)
+        rewritten = make_plan(program(gate(FROM_CLIENTS), Members(TWO)), None)
+        assert [tighten_first(plan) for plan in (members, rules, rewritten)] == [
+            (members,),
+            (rules,),
+            (rewritten,),
+        ]
 
     def test_the_last_policy_gone(self) -> None:
         before = program(gate(FROM_CLIENTS), Members(ONE))
