@@ -187,6 +187,34 @@ def test_an_add_that_fails_behind_the_guard_leaves_nothing_after_its_del(node: N
     node.assert_nothing_left(pod)
 
 
+@contextlib.contextmanager
+def table_of_another_owner(pod: Pod) -> Iterator[None]:
+    """While this lasts, the kernel refuses every batch of ours in the pod."""
+    with inside(pod.netns):
+        nft = subprocess.Popen(["nft", "-i"], stdin=-1, stdout=subprocess.DEVNULL)
+    assert nft.stdin is not None
+    nft.stdin.write(f"add {TABLE} {{ flags owner; }}\n".encode())
+    nft.stdin.flush()
+    try:
+        poll(lambda: tables(pod), lambda found: TABLE in found)
+        yield
+    finally:
+        nft.stdin.close()
+        nft.wait()
+
+
+def test_what_the_kernel_refuses_fails_the_add(node: Node) -> None:
+    """No success before the rules are in the kernel, and no trace of the attempt."""
+    pod, chain = node.pod(), node.chain()
+    with table_of_another_owner(pod):
+        assert "not permitted" in node.refused("add", chain, pod).stderr
+        assert node.records(pod) == []
+        node.delete(pod, chain)
+    node.assert_governed(node.add(pod, chain))
+    node.delete(pod, chain)
+    node.assert_nothing_left(pod)
+
+
 # --- CHECK, STATUS, GC -----------------------------------------------------------------------------------
 
 

@@ -199,5 +199,6 @@ def test_a_del_ends_the_add_that_still_waits(node: Node) -> None:
     assert node.plugin("DEL", attachment).code == 0
     done = finish(child)
     assert done.error()["code"] == 11
+    assert "DEL" in done.words()
     assert node.records(attachment.pod) == []
     assert tables(attachment.pod) == ""
