@@ -40,7 +40,8 @@ class Figure:
             return ""
         if self.met:
             return "met"
-        return f"missed by {abs(self.value / self.budget - 1):.0%}"
+        missed = abs(self.value / self.budget - 1)
+        return f"missed by {missed:.0%}" if missed >= 0.01 else f"missed by {missed:.1%}"
 
 
 def table(title: str, figures: Iterable[Figure]) -> Table:

@@ -13,6 +13,7 @@ from tests.bench.timing import interleaved, percentile, ratio
         (2.0, 2.0, "at most", True, "met"),
         (2.5, 2.0, "at most", False, "missed by 25%"),
         (98.0, 97.0, "at least", True, "met"),
+        (96.9, 97.0, "at least", False, "missed by 0.1%"),
         (48.5, 97.0, "at least", False, "missed by 50%"),
         (1.0, None, "at most", None, ""),
     ],
