@@ -8,9 +8,10 @@ there: an answer that says so came through as well.
 import itertools
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.cni.run_plugin import PLUGIN, Done, environment, run_plugin
 from tests.lab import Attachment, CnitoolRun, Lab, Pod, Target, is_blocked, objects
@@ -31,6 +32,9 @@ POLICY = objects.policy(
 TABLE = "table inet multi-networkpolicy"
 # What is ours goes within a second of the link's end; a busy machine gets more.
 TIDY_SECONDS = 3.0
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Node:
@@ -102,6 +106,11 @@ class Node:
     @property
     def ipam_folder(self) -> Path:
         return self.lab.folder / "ipam"
+
+    def wait_synced(self) -> None:
+        """Wait until all manifests are in force, without the start of a mnpctl."""
+        reply = self.daemon.rpc({"v": 1, "op": "wait", "timeoutMs": 20_000})
+        assert reply["result"]["synced"], reply
 
     # --- runs --------------------------------------------------------------------------------------------
 
@@ -198,6 +207,12 @@ class Node:
         assert "net1" not in links(pod)
         poll(lambda: tables(pod), lambda found: not found, TIDY_SECONDS)
         poll(lambda: self.records(pod), lambda found: not found, TIDY_SECONDS)
+
+
+def at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """A thread for each item; returns what came of each, in their order."""
+    with ThreadPoolExecutor(len(items)) as threads:
+        return list(threads.map(work, items))
 
 
 def finish(child: "subprocess.Popen[bytes]", timeout: float = 60.0) -> Done:

@@ -9,14 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from tests.cni.node import TABLE, TIDY_SECONDS, Node, addresses_of, links, plain, ruleset, tables
+from tests.cni.node import TABLE, TIDY_SECONDS, Node, addresses_of, at_once, links, plain, ruleset, tables
 from tests.cni.run_plugin import GC_EMPTY, VERSIONS, run_plugin
-from tests.lab import Lab, Pod
+from tests.lab import CnitoolRun, Lab, Pod
 from tests.lab.lab import PLUGIN_FOLDER, tools_folder
 from tests.lab.namespaces import inside
 from tests.lab.polling import poll
@@ -44,17 +44,27 @@ def taken(node: Node) -> set[str]:
 # --- every chain in every version ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", ["static", "host-local", "tuning", "guard", "all"])
-def test_add_check_del(kind: str, version: str, node: Node) -> None:
-    pod, chain = node.pod(), make_chain(kind, version, node)
-    addresses = node.add(pod, chain)
+def test_add_check_del(kind: str, node: Node) -> None:
+    """Seven pods at the same time: one for each version."""
+    chains = {version: make_chain(kind, version, node) for version in VERSIONS}
+    pods = {version: node.pod() for version in VERSIONS}
+
+    def run(command: str, versions: Sequence[str] = VERSIONS) -> dict[str, CnitoolRun]:
+        runs = at_once(lambda v: node.lab.cnitool(command, chains[v], pods[v]), versions)
+        assert [run for run in runs if run.code != 0] == []
+        return dict(zip(versions, runs, strict=True))
+
+    results = {version: run.result for version, run in run("add").items()}
+    assert {version: result["cniVersion"] for version, result in results.items()} == {v: v for v in VERSIONS}
+    addresses = [address for result in results.values() for address in addresses_of(result)]
+    assert len(set(addresses)) == 2 * len(VERSIONS)
     node.assert_governed(addresses)
-    if version in CHECKED:
-        assert node.lab.cnitool("check", chain, pod).code == 0
+    run("check", CHECKED)
     assert (set(addresses) <= taken(node)) == (kind in ("host-local", "all"))
-    node.delete(pod, chain)
-    node.assert_nothing_left(pod)
+    run("del")
+    for pod in pods.values():
+        node.assert_nothing_left(pod)
     assert not set(addresses) & taken(node)
 
 

@@ -6,27 +6,22 @@ proves: A6
 import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from tests.cni.node import Node, addresses_of, finish, plain, ruleset
+from tests.cni.node import Node, R, T, addresses_of, at_once, finish, plain, ruleset
 from tests.netns import enroll
 
 PODS = 50
 WIRE = 200
 RACES = 10
 
-T = TypeVar("T")
-R = TypeVar("R")
 
-
-def at_once(work: Callable[[T], R], items: Sequence[T]) -> tuple[list[R], float]:
-    """A thread for each item; returns what came of each, in their order, and the seconds until the last."""
+def timed(work: Callable[[T], R], items: Sequence[T]) -> tuple[list[R], float]:
+    """All at once; returns the seconds until the last too."""
     begun = time.monotonic()
-    with ThreadPoolExecutor(len(items)) as threads:
-        done = list(threads.map(work, items))
+    done = at_once(work, items)
     return done, time.monotonic() - begun
 
 
@@ -36,7 +31,7 @@ def test_many_cnitool_adds_and_dels(node: Node, capsys: pytest.CaptureFixture[st
 
     def run(command: str) -> tuple[list[Any], float]:
         jobs = list(zip(chains, pods, strict=True))
-        return at_once(lambda job: node.lab.cnitool(command, *job), jobs)
+        return timed(lambda job: node.lab.cnitool(command, *job), jobs)
 
     added, adding = run("add")
     assert [r for r in added if r.code != 0] == []
@@ -51,7 +46,7 @@ def test_many_cnitool_adds_and_dels(node: Node, capsys: pytest.CaptureFixture[st
 
 def test_many_adds_over_the_wire(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     attachments = [node.attached() for _ in range(WIRE)]
-    replies, seconds = at_once(lambda attachment: enroll.add(node.daemon, attachment), attachments)
+    replies, seconds = timed(lambda attachment: enroll.add(node.daemon, attachment), attachments)
     assert [reply for reply in replies if not reply["ok"]] == []
     node.assert_governed([address for a in attachments for address in plain(a)])
     assert all(len(node.records(a.pod)) == 1 for a in attachments[::20])
@@ -61,7 +56,7 @@ def test_many_adds_over_the_wire(node: Node, capsys: pytest.CaptureFixture[str])
 
 def test_the_same_attachment_many_times_at_once(node: Node) -> None:
     attachment = node.attached()
-    replies, _ = at_once(lambda _: enroll.add(node.daemon, attachment), range(20))
+    replies = at_once(lambda _: enroll.add(node.daemon, attachment), range(20))
     assert all(reply["ok"] for reply in replies)
     assert len(node.records(attachment.pod)) == 1
     assert ruleset(attachment.pod).count("chain ingress-net1 ") == 1
@@ -84,4 +79,5 @@ def test_dels_that_race_with_adds_never_open_what_lives(node: Node) -> None:
     for attachment in attachments:
         assert node.plugin("DEL", attachment).code == 0
         node.lab.detach(attachment)
+    for attachment in attachments:
         node.assert_nothing_left(attachment.pod)

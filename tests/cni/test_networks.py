@@ -83,7 +83,7 @@ def test_governed_by_the_policies_of(case: Case, network: str, governs: bool, as
     pod = objects.pod("asking", labels={"role": "asking"}, networks=case.annotation)
     made = [definition(*item) for item in case.definitions.items()]
     asking.daemon.apply("asking", [pod, policy_for(network), *made])
-    asking.daemon.wait_synced()
+    asking.wait_synced()
     done = asking.plugin("ADD", attachment, name=NAME, **case.keys)
     assert done.code == 0, done
     if governs:
@@ -116,7 +116,7 @@ def assert_governed_by(network: str, definitions: dict[str, str], cache: bytes, 
     node.daemon.apply(
         "asking", [objects.pod("asking", labels={"role": "asking"}), policy_for(network), *made]
     )
-    node.daemon.wait_synced()
+    node.wait_synced()
     done = node.plugin("ADD", attachment, name=NAME)
     assert done.code == 0, done
     node.assert_governed(plain(attachment))
@@ -139,7 +139,7 @@ def test_the_same_under_cnitool(asking: Node) -> None:
     made = [definition(*item) for item in BOTH.items()]
     wants = objects.pod("asking", labels={"role": "asking"}, networks="nad-a, nad-b")
     asking.daemon.apply("asking", [wants, policy_for(B), *made])
-    asking.daemon.wait_synced()
+    asking.wait_synced()
     run = asking.lab.cnitool("add", chain, pod)
     assert run.code == 0, run
     asking.assert_governed(addresses_of(run.result))
