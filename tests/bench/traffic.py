@@ -60,6 +60,7 @@ def measure() -> list[Figure]:
         sender = lab.attach(lab.pod("sender"))
         receivers = {kind: lab.attach(lab.pod(kind)) for kind in KINDS}
         _enroll(daemon, sender, receivers)
+        _assert_governed(sender, receivers)
         with pinned():
             udp = _udp(sender, receivers)
             bulk = _tcp(sender, receivers, _sink, _bulk)
@@ -105,6 +106,17 @@ def _enroll(daemon: Daemon, sender: Attachment, receivers: dict[str, Attachment]
         must(add(daemon, receivers[kind]))
     for receiver in receivers.values():
         introduce(sender, receiver)
+
+
+def _assert_governed(sender: Attachment, receivers: dict[str, Attachment]) -> None:
+    """A port that the policy does not name is reached on all receivers but the governed one."""
+    with inside(sender.pod.netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for kind, receiver in receivers.items():
+            before = received(receiver.pod.netns)
+            client.sendto(b"?", (receiver.ipv4, PORT + 1))
+            came = received(receiver.pod.netns) - before
+            if came != (0 if kind == "governed" else 1):
+                raise RuntimeError(f"{kind}: {came} of 1 packets came to a port that only the policy closes")
 
 
 # --- UDP -------------------------------------------------------------------------------------------------
