@@ -9,6 +9,7 @@ from typing import Any
 
 from daemon.decode.fields import Problems, Raw, expect_object, kind_of, report_unknown, shown
 from daemon.errors import DecodeError
+from daemon.intervals import minus
 from daemon.model import Block, Span
 
 MAX_EXCEPT = 4096
@@ -69,7 +70,7 @@ def _decode_whole_block(raw: Raw, field: str, problems: Problems) -> Block:
         return Block(text, family, (outer,))
     holes = _read_excepts(excepts, f"{field}.except")
     _report_odd_excepts(holes, family, outer, f"{field}.except", problems)
-    spans = subtract(outer, [hole for _, hole_family, hole in holes if hole_family == family])
+    spans = minus([outer], [hole for _, hole_family, hole in holes if hole_family == family])
     return Block(f"{text} except {', '.join(hole for hole, _, _ in holes)}", family, spans)
 
 
@@ -98,18 +99,3 @@ def _report_odd_excepts(
             problems.add(f"{field}[{index}]", f"{text} lies outside the block and takes nothing from it")
         elif first <= outer[0] and last >= outer[1]:
             problems.add(f"{field}[{index}]", f"{text} covers the whole block, which matches nothing")
-
-
-def subtract(outer: Span, holes: Sequence[Span]) -> tuple[Span, ...]:
-    """What is left of a range without the holes: sorted, disjoint, not adjacent."""
-    left: list[Span] = []
-    start, end = outer
-    for first, last in sorted(holes):
-        if last < start or first > end:
-            continue
-        if first > start:
-            left.append((start, first - 1))
-        start = last + 1
-    if start <= end:
-        left.append((start, end))
-    return tuple(left)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from daemon.intervals import union
 from daemon.model import (
     Block,
     CommonRules,
@@ -24,7 +25,6 @@ from daemon.model import (
     Span,
     Subject,
 )
-from daemon.policy.intervals import union
 from daemon.policy.ruleset import BlockSet, EndpointSet, Match, PeerRef, PodSet, Ports, Ruleset
 from daemon.policy.selectors import matches
 

@@ -10,9 +10,9 @@ from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
+from daemon.intervals import holds, number
 from daemon.model import Address, AttachmentKey, ContainerPort, Network, Selector
 from daemon.policy.compile import find_port
-from daemon.policy.intervals import holds, number
 from daemon.policy.ruleset import BlockSet, Endpoint, EndpointSet, Members, PodSet
 from daemon.policy.selectors import EVERYTHING, matches
 

@@ -3,7 +3,6 @@
 proves: C1, C2, C3, C6, C7, C8, C9, D1, D2, D3, E6
 """
 
-import itertools
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.decode import decode_common_rules
-from daemon.decode.blocks import parse_cidr, subtract
+from daemon.decode.blocks import parse_cidr
 from daemon.model import (
     Block,
     PodPeer,
@@ -127,20 +126,6 @@ def test_what_is_no_cidr_matches_nothing(text: str) -> None:
     found = policy({"ingress": [{"from": [{"ipBlock": {"cidr": text}}]}]})
     assert found.ingress == (Rule((), None),)
     assert fields(found) == ["spec.ingress[0].from[0].ipBlock.cidr"]
-
-
-spans = st.tuples(st.integers(0, 40), st.integers(0, 40)).map(lambda pair: (min(pair), max(pair)))
-
-
-@given(outer=spans, holes=st.lists(spans, max_size=6))
-def test_subtract_is_set_difference(outer: Span, holes: list[Span]) -> None:
-    found = subtract(outer, holes)
-    left = set(range(outer[0], outer[1] + 1))
-    for first, last in holes:
-        left -= set(range(first, last + 1))
-    assert [value for first, last in found for value in range(first, last + 1)] == sorted(left)
-    # Sorted, disjoint and not adjacent.
-    assert all(one[1] + 1 < two[0] for one, two in itertools.pairwise(found))
 
 
 # --- ports (D1 to D3) ------------------------------------------------------------------------------------

@@ -45,7 +45,14 @@ PLUGIN_BUILD = {"cni_plugin.build", "cni_plugin.elf"}
 # sys, time and codecs are part of the interpreter, or there before our first line.
 PLUGIN_STDLIB = {"posix", "_socket", "_json", "sys", "time", "codecs"}
 
-PURE = ("daemon.model", "daemon.policy", "daemon.planner", "daemon.program", "daemon.wording")
+PURE = (
+    "daemon.intervals",
+    "daemon.model",
+    "daemon.policy",
+    "daemon.planner",
+    "daemon.program",
+    "daemon.wording",
+)
 PURE_THIRD_PARTY = {"msgspec"}
 IMPURE_STDLIB = {
     "asyncio",
@@ -76,7 +83,7 @@ MAY_IMPORT = [
     *((module, PURE) for module in PURE),
     ("daemon.errors", ()),
     ("daemon.kubeyaml", ("daemon.errors",)),
-    ("daemon.decode", ("daemon.decode", "daemon.model", "daemon.errors")),
+    ("daemon.decode", ("daemon.decode", "daemon.intervals", "daemon.model", "daemon.errors")),
     (
         "daemon.sources",
         (

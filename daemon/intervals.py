@@ -6,7 +6,6 @@ accepts in one interval set. Knows no family but where it writes text; never par
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 
 from daemon.model import Address, Span
 
@@ -53,11 +52,3 @@ def holds(spans: Sequence[Span], number: int) -> bool:
 def number(address: Address) -> int:
     """An address as the integer that spans are made of."""
     return int.from_bytes(address, "big")
-
-
-def cidrs(spans: Iterable[Span], family: int) -> tuple[str, ...]:
-    """The fewest blocks that cover exactly these spans, as text for people. family: 4 or 6."""
-    kind = IPv4Address if family == 4 else IPv6Address
-    return tuple(
-        str(block) for first, last in spans for block in summarize_address_range(kind(first), kind(last))
-    )

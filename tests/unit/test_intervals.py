@@ -3,15 +3,14 @@
 proves: C6, C8
 """
 
-from ipaddress import ip_network
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.intervals import holds, minus, number, union
 from daemon.model import Span
-from daemon.policy.intervals import cidrs, holds, minus, number, union
 
 pytestmark = pytest.mark.unit
 
@@ -54,26 +53,6 @@ def test_whole_family(top: int) -> None:
     assert union([(0, top)]) == ((0, top),)
     assert minus([(0, top)], [(0, 0), (top, top)]) == ((1, top - 1),)
     assert minus([(0, top)], [(0, top)]) == ()
-
-
-@given(many)
-def test_cidrs_cover_exactly(given_spans: list[Span]) -> None:
-    networks = [ip_network(text) for text in cidrs(union(given_spans), 4)]
-    found = [(int(one.network_address), int(one.broadcast_address)) for one in networks]
-    assert members(found) == members(given_spans)
-
-
-@pytest.mark.parametrize(
-    ("given_spans", "family", "text"),
-    [
-        ([(0, 2**32 - 1)], 4, ("0.0.0.0/0",)),
-        ([(0x0A000000, 0x0A000002)], 4, ("10.0.0.0/31", "10.0.0.2/32")),
-        ([(1, 1)], 6, ("::1/128",)),
-        ([], 6, ()),
-    ],
-)
-def test_cidr_text(given_spans: list[Span], family: int, text: tuple[str, ...]) -> None:
-    assert cidrs(given_spans, family) == text
 
 
 def test_number() -> None:
