@@ -14,8 +14,19 @@ from typing import Any
 
 import pytest
 
-from tests.cni.node import TABLE, TIDY_SECONDS, Node, addresses_of, at_once, links, plain, ruleset, tables
-from tests.cni.run_plugin import GC_EMPTY, VERSIONS, run_plugin
+from tests.cni.node import (
+    TABLE,
+    TIDY_SECONDS,
+    Node,
+    addresses_of,
+    at_once,
+    links,
+    plain,
+    ruleset,
+    tables,
+    variables,
+)
+from tests.cni.run_plugin import GC_EMPTY, PLUGIN, VERSIONS, run_plugin
 from tests.lab import CnitoolRun, Lab, Pod
 from tests.lab.lab import PLUGIN_FOLDER, tools_folder
 from tests.lab.namespaces import inside
@@ -164,17 +175,42 @@ def test_del_after_the_netns_is_gone(node: Node) -> None:
     pod.end()
     node.delete(pod, chain)
     assert not set(addresses) & taken(node)
+    poll(lambda: node.records(pod), lambda found: not found, TIDY_SECONDS)
 
 
-def test_del_without_our_keys(node: Node) -> None:
-    """Older Multus gives a DEL nothing but name and version; here its socket is not the default one."""
+# /run with nothing but the daemon's socket, at its default place; all others keep their /run.
+DEFAULT_SOCKET = (
+    "mount -t tmpfs tmpfs /run && mkdir /run/multi-networkpolicy && "
+    'mount --bind "$1" /run/multi-networkpolicy && exec "$0"'
+)
+
+
+def test_del_without_our_keys_asks_at_the_default_socket(node: Node) -> None:
+    """Older Multus gives a DEL nothing but name and version."""
     attachment = node.attached()
     assert node.plugin("ADD", attachment).code == 0
     bare = json.dumps({"cniVersion": "1.0.0", "name": "net1", "type": "multi-networkpolicy"}).encode()
-    env = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": attachment.pod.container_id, "CNI_NETNS": None}
-    assert run_plugin(bare, env).code == 0
-    # Nobody was told, and the daemon finds out by itself.
+    line = ["unshare", "-m", "/bin/sh", "-c", DEFAULT_SOCKET, str(PLUGIN), str(node.daemon.socket.parent)]
+    env = {**variables("DEL", attachment), "PATH": os.environ["PATH"]}
+    done = run_plugin(bare, env, command=line)
+    assert (done.code, done.out, done.err) == (0, b"", b"")
+    (state,) = [
+        item["state"]
+        for item in node.daemon.ctl("attachments")
+        if item["containerID"] == attachment.pod.container_id
+    ]
+    assert state == "deleted"
+    # The link lives on, and with it the restriction.
+    node.assert_governed(plain(attachment))
     node.lab.detach(attachment)
+    node.assert_nothing_left(attachment.pod)
+
+
+def test_a_del_that_reached_nobody(node: Node) -> None:
+    """No daemon at the default socket: the DEL succeeds, and ours finds out by itself."""
+    attachment = node.attached()
+    assert node.plugin("ADD", attachment).code == 0
+    assert node.plugin("DEL", attachment, socketPath="/run/mnpt-nobody/daemon.sock").code == 0
     attachment.pod.end()
     poll(lambda: node.records(attachment.pod), lambda found: not found, TIDY_SECONDS)
 
