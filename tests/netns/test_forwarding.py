@@ -42,7 +42,6 @@ class Routed:
         for attachment in (self.near, self.far, self.client, self.server):
             must(add(self.daemon, attachment))
             attachment.pod.prober.serve(PORT)
-        self.assert_through(True)
 
     def _route(self) -> None:
         with inside(self.near.pod.netns):
@@ -76,10 +75,18 @@ class Routed:
         return source.pod.prober.mismatches(dict.fromkeys(targets, want))
 
 
-@pytest.fixture
-def routed() -> Iterator[Routed]:
+@pytest.fixture(scope="module")
+def node() -> Iterator[Routed]:
     with Lab(("net1", "net2")) as lab:
         yield Routed(lab)
+
+
+@pytest.fixture
+def routed(node: Routed) -> Routed:
+    """Without policies, and proven to route: one for all tests here."""
+    node.enforce()
+    node.assert_through(True)
+    return node
 
 
 def ingress(rules: list[Any]) -> dict[str, Any]:

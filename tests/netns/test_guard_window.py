@@ -4,6 +4,7 @@ proves: E5, B2
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -176,7 +177,7 @@ def test_a_failed_add_leaves_the_guard(window: Window) -> None:
 
 def test_edits_meanwhile_open_nothing(window: Window) -> None:
     """A policy that allows everything concerns the attachment from its ADD on only."""
-    anyone = {"podSelector": {}, "ingress": [{}], "egress": [{}]}
+    anyone: dict[str, Any] = {"podSelector": {}, "ingress": [{}], "egress": [{}]}
     must(add_guard(window.daemon, window.pod, "net1"))
     attachment = window.attach()
     for _ in range(5):

@@ -130,14 +130,13 @@ def test_peers_come_and_go(siege: Siege) -> None:
 
 
 def test_a_peer_relabelled(siege: Siege) -> None:
-    """A pod that the flood does not come from is a peer and is none by turns."""
-    server, friend, foe = (siege.world.object(name) for name in ("server", "a", "b"))
-    spec = shapes(siege)[5]
-    enforce(siege, spec)
+    """The pod whose flood is allowed goes from one selector's peers to another's, and back."""
+    server, foe = (siege.world.object(name) for name in ("server", "b"))
+    enforce(siege, {"ingress": [{"from": [role("a")]}, {"from": [role("c")], "ports": [udp(FLOOD_PORT)]}]})
     with siege.watched():
         for step in range(40):
-            label = {"labels": {"role": "a" if step % 2 else "c"}}
-            siege.world.daemon.apply("pods", [server, friend | objects.pod("a", **label), foe])
+            relabelled = objects.pod("a", labels={"role": "a" if step % 2 else "c"})
+            siege.world.daemon.apply("pods", [server, relabelled, foe])
             wait(siege)
 
 
