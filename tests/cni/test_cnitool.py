@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cni.node import (
+    DENIED,
     TABLE,
     TIDY_SECONDS,
     Node,
@@ -31,6 +32,7 @@ from tests.lab import CnitoolRun, Lab, Pod
 from tests.lab.lab import PLUGIN_FOLDER, tools_folder
 from tests.lab.namespaces import inside
 from tests.lab.polling import poll
+from tests.lab.prober import BLOCKED_TIMEOUT
 
 CHECKED = ("0.4.0", "1.0.0", "1.1.0")
 TUNING: dict[str, Any] = {"type": "tuning", "sysctl": {"net.ipv4.conf.net1.arp_filter": "1"}}
@@ -138,6 +140,17 @@ def test_a_second_add_is_refused_by_macvlan_and_the_first_stays_governed(node: N
     addresses = node.add(pod, chain)
     assert "exists" in node.refused("add", chain, pod).stderr
     node.assert_governed(addresses)
+    node.delete(pod, chain)
+    node.assert_nothing_left(pod)
+
+
+def test_a_second_add_behind_a_guard_opens_nothing_and_is_mended_by_del_and_add(node: Node) -> None:
+    pod, chain = node.pod(), node.chain(guard=True)
+    addresses = node.add(pod, chain)
+    assert "exists" in node.refused("add", chain, pod).stderr
+    assert sorted(node.unreached(addresses, DENIED, BLOCKED_TIMEOUT)) == sorted(addresses)
+    node.delete(pod, chain)
+    node.assert_governed(node.add(pod, chain))
     node.delete(pod, chain)
     node.assert_nothing_left(pod)
 
