@@ -8,7 +8,9 @@ import contextlib
 import itertools
 import json
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +165,11 @@ def _answer_by_address(pod: LabPod) -> None:
         Path("/proc/sys/net/ipv4/conf/all/arp_ignore").write_text("1")
         for attachment in pod.attachments:
             table = 100 + attachment.ifindex
-            for address, family in ((attachment.ipv4, 2), (attachment.ipv6, 10)):
+            for own in map(ip_interface, attachment.addresses):
+                family = socket.AF_INET if own.version == 4 else socket.AF_INET6
                 rest = {"oif": attachment.ifindex, "table": table, "family": family}
-                links.route("add", dst=_lan_of(attachment, address), **rest)
-                links.rule("add", src=address, table=table, family=family)
-
-
-def _lan_of(attachment: Attachment, address: str) -> str:
-    length = _PREFIX_LENGTHS[":" in address]
-    lan = (
-        f"{address.rpartition('.')[0]}.0"
-        if length == _PREFIX_LENGTHS[0]
-        else address.rpartition(":")[0] + ":"
-    )
-    return f"{lan}/{length}"
+                links.route("add", dst=str(own.network), **rest)
+                links.rule("add", src=str(own.ip), table=table, family=family)
 
 
 def _renamed(raw: Object, spaces: Iterable[str], prefix: str) -> Object:
