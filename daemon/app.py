@@ -108,7 +108,7 @@ class Daemon:
         inbox = Inbox()
         store = Store(settings.common_rules)
         records = RecordStore(settings.state_dir / "attachments", _boot_id())
-        reconciler = Reconciler(store, backend, clock, lambda sandbox: registry.drop_sandbox(sandbox))
+        reconciler = Reconciler(store, backend, clock, lambda sandbox: upkeep.on_gone(sandbox))
         registry = Registry(store, records, reconciler)
         upkeep = Upkeep(store, registry, reconciler, settings.multus_cache_dir)
         lifecycle = Lifecycle(
@@ -148,7 +148,8 @@ class Daemon:
         self._dataplane.stop(f"this daemon stops ({reason}); another may be starting")
         self._join("dataplane", deadline)
         self._server.stop()
-        self._source.stop()
+        if not self._source.stop(max(0.0, deadline - time.monotonic())):
+            log.warning("thread-left", extra={"which": "source"})
         if self._metrics is not None:
             self._metrics.stop()
         self._join("server", deadline)

@@ -7,6 +7,7 @@ namespace does not survive the power loss that fsync guards against, and a recor
 it belongs to.
 """
 
+import errno
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -22,16 +23,20 @@ MAX_RECORD_BYTES = 1 << 20
 """A record is about 1 KiB; labels and ports make the largest part. More than this is damage."""
 
 
+PAGE_BYTES = 4096
+"""What one write puts down as a whole."""
+
+
 class Record(msgspec.Struct, frozen=True, rename="camel"):
     """What is known of one attachment.
 
     netns, device, inode, cookie: the namespace's path and identity (cookie None: the kernel has none).
     ifindex 0: a guard, whose device does not exist yet. addresses: those of ADD's result.
     pod_*: "" without identity. labels, ports: of the last pod object seen with that UID (A11).
-    networks: candidate net-attach-defs; evidence: how they were found; configured, config_name:
-    `netAttachDef` and `name` of the plugin's configuration. unready: everything is denied until the source
-    is read. withdrawn: DEL came, the link may live on. digest, generation: of what was applied last to the
-    whole netns; "" and 0 where that is not known.
+    networks: candidate net-attach-defs; evidence: how they were found; configured, config_name: the keys
+    `netAttachDef` and `name` of the plugin's configuration. withdrawn: DEL came, the link may live on.
+    unready: everything is denied until the source is read. serial: later records have higher ones.
+    digest, generation: of what was applied last to the whole netns; "" and 0 where that is not known.
     """
 
     version: int
@@ -58,6 +63,7 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     withdrawn: bool
     track: bool
     unready: bool = False
+    serial: int = 0
     digest: str = ""
     generation: int = 0
 
@@ -109,12 +115,11 @@ class RecordStore:
         return Loaded(tuple(records), tuple(notes))
 
     def save(self, record: Record) -> None:
-        """Write or replace one record, atomically."""
+        """Write or replace one record, atomically as far as this process can be killed in the middle."""
         path = self._path(record.key)
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(msgspec.json.encode(record))
-        temporary.replace(path)
+        encoded = msgspec.json.encode(record)
+        if not _overwrite(path, encoded):
+            _replace(path, encoded)
 
     def delete(self, key: AttachmentKey) -> None:
         """Forget an attachment; nothing happens when there is no record of it."""
@@ -128,6 +133,38 @@ class RecordStore:
     def _set_aside(self, path: Path) -> None:
         self._aside.mkdir(mode=0o700, exist_ok=True)
         path.replace(self._aside / path.name)
+
+
+def _overwrite(path: Path, encoded: bytes) -> bool:
+    """Write over a small record in one call, padded with spaces to the old length. False: it can't be done.
+
+    To rename over an existing file makes ext4 write the data out first: 0.7 ms. One write within a page is
+    never cut short by a signal, SIGKILL included.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        size = max(len(encoded), os.fstat(descriptor).st_size)
+        if size > PAGE_BYTES:
+            return False
+        if os.pwrite(descriptor, encoded.ljust(size), 0) < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, encoded: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        with open(temporary, "wb", opener=_private) as file:
+            file.write(encoded)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _decode(path: Path) -> Record:

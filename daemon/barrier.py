@@ -54,6 +54,9 @@ class Barriers:
         """Answer every wait that is over."""
         now = self._clock()
         for token, barrier in list(self._waiting.items()):
+            if not barrier.request.alive():
+                del self._waiting[token]
+                continue
             reply = self._answer(barrier, late=now >= barrier.deadline)
             if reply is not None:
                 del self._waiting[token]
@@ -64,13 +67,16 @@ class Barriers:
         return min((barrier.deadline for barrier in self._waiting.values()), default=None)
 
     def _answer(self, barrier: _Barrier, *, late: bool) -> dict[str, Any] | None:
-        waiting = None if barrier.tick is None else self._reconciler.waiting(barrier.tick)
-        if waiting == []:
+        if barrier.tick is not None and not any(self._reconciler.waiting(barrier.tick)):
             return {"synced": True, "waitingFor": [], "notes": self.notes()}
         if not late:
             return None
-        missing = ["the source has not answered"] if waiting is None else [_name(s) for s in waiting]
-        return {"synced": False, "waitingFor": missing, "notes": self.notes()}
+        return {"synced": False, "waitingFor": self._missing(barrier), "notes": self.notes()}
+
+    def _missing(self, barrier: _Barrier) -> list[str]:
+        if barrier.tick is None:
+            return ["the source has not answered"]
+        return [_name(sandbox) for sandbox in self._reconciler.waiting(barrier.tick)]
 
 
 def _name(sandbox: Sandbox) -> str:

@@ -6,6 +6,7 @@ calls this module; a waiting ADD is an entry in a list and holds no thread.
 The order inside an ADD is what makes it safe: find out, record the intent, program, and only then reply.
 """
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from cni_plugin.errors import (
     INTERNAL,
     INVALID_ENVIRONMENT,
+    IO_FAILURE,
     PLUGIN_NOT_AVAILABLE,
     TRY_AGAIN_LATER,
     CniError,
@@ -171,7 +173,10 @@ class Lifecycle:
             return self._try(waiting)
         except CniError as error:
             reply_error(waiting.request, error)
-        except (NetnsError, DataplaneError, OSError) as error:
+        except OSError as error:
+            details = "free space in the daemon's state directory, or mend it"
+            reply_error(waiting.request, CniError(IO_FAILURE, f"{waiting.add.key}: {error}", details))
+        except (NetnsError, DataplaneError) as error:
             reply_error(waiting.request, CniError(INTERNAL, f"{waiting.add.key}: {error}"))
         except Exception as error:  # noqa: BLE001 (one ADD that meets a bug of ours must not end the others)
             reply_bug(waiting.request, error)
@@ -230,6 +235,9 @@ class Lifecycle:
         """Record, program, reply; when something fails, things are as they were before this ADD."""
         add = waiting.add
         identity, link = _inspect(add)
+        if add.guard and self._governed(add, identity, link):
+            waiting.request.reply({"ok": True})
+            return
         if self._held(add):
             raise CniError(TRY_AGAIN_LATER, f"{add.netns} is not verified yet since this daemon's start")
         attachment = Attachment(self._record(add, identity, link, pod, found, unready))
@@ -240,13 +248,21 @@ class Lifecycle:
             return
         replaced = self._registry.replace(attachment)
         try:
-            self._reconciler.apply(self._registry.sandbox(attachment))
+            self._reconciler.apply(self._registry.sandbox(attachment), confirm=replaced is None)
         except Exception as error:
             log.error("add-failed", extra={**fields, "error": str(error)})
-            self._registry.undo(attachment, replaced)
+            if replaced is not None:
+                self._registry.undo(attachment, replaced)
             raise
-        log.info("added", extra={**fields, "evidence": found.evidence})
         waiting.request.reply({"ok": True})
+        log.info("added", extra={**fields, "evidence": found.evidence})
+
+    def _governed(self, add: AddRequest, identity: NetnsIdentity, link: Link | None) -> bool:
+        """Whether the guard comes again, to an interface that has had its ADD since."""
+        present = self._registry.attachments.get(add.key)
+        if present is None or present.record.guard or present.record.withdrawn or link is None:
+            return False
+        return identity.same(identity_of(present.record)) and link.ifindex == present.record.ifindex
 
     def _record(
         self,
@@ -257,7 +273,8 @@ class Lifecycle:
         found: Candidates,
         unready: bool,
     ) -> Record:
-        uid = pod.uid if pod is not None else add.pod.uid if add.pod is not None else ""
+        given = add.pod.uid if add.pod is not None else ""
+        uid = (pod.uid or given) if pod is not None else given
         return Record(
             version=RECORD_VERSION,
             boot_id=self._settings.boot_id,
@@ -283,6 +300,7 @@ class Lifecycle:
             withdrawn=False,
             track=self._settings.track if add.track is None else add.track,
             unready=unready,
+            serial=time.time_ns(),
         )
 
     def _difference(self, attachment: Attachment, identity: NetnsIdentity, link: Link | None) -> str:

@@ -11,6 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
+from daemon.memo import memoize
 from daemon.model import Direction
 from daemon.program import (
     DENIED,
@@ -56,6 +57,9 @@ __all__ = [
 ]
 
 _MEMO_ENTRIES = 1024
+
+MEMO_ELEMENTS = 500_000
+"""Elements that each memo here may hold on to: about 30 MB, and the changes of one large update."""
 
 
 class ChainKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -111,6 +115,11 @@ class Plan(msgspec.Struct, frozen=True):
     dispatch_added: tuple[Dispatch, ...] = ()
     stale_chains: tuple[ChainKey, ...] = ()
     stale_sets: tuple[str, ...] = ()
+
+    @property
+    def commits(self) -> int:
+        """In how many commits it is carried out."""
+        return len(tighten_first(self))
 
     @property
     def empty(self) -> bool:
@@ -182,7 +191,7 @@ def _plan_sets(desired: Program, before: Program) -> tuple[tuple[SetSpec, ...], 
     return tuple(new), tuple(changes)
 
 
-@lru_cache(maxsize=_MEMO_ENTRIES)
+@memoize(MEMO_ELEMENTS, lambda name, kind, family, comment, old, new: len(old) + len(new) + 1)
 def _set_change(
     name: str, kind: SetKind, family: int, comment: str, old: Elements, new: Elements
 ) -> SetChange | None:
@@ -268,6 +277,6 @@ def _gate_digest(gate: Gate) -> bytes:
     return sha256(repr(gate).encode()).digest()
 
 
-@lru_cache(maxsize=_MEMO_ENTRIES)
+@memoize(MEMO_ELEMENTS, lambda elements: len(elements) + 1)
 def _elements_digest(elements: Elements) -> bytes:
     return sha256(repr(sorted(elements)).encode()).digest()

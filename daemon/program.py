@@ -7,6 +7,7 @@ compares by identity.
 """
 
 import re
+import weakref
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from daemon.memo import memoize
 from daemon.model import ALL_PORTS, Address, Direction, Span
 from daemon.policy.ruleset import (
     BlockSet,
@@ -30,11 +32,11 @@ from daemon.policy.ruleset import (
 )
 from daemon.wording import bounded, describe_peer
 
-_MEMO_ENTRIES = 8192
-"""Entries of each memo here: more than a node has attachments or peer sets.
+_MEMO_GATES = 4096
+"""Of one ruleset. Most rulesets have one; the open one has every attachment that no policy governs."""
 
-Each holds on to a ruleset or a set.
-"""
+_MEMO_ELEMENTS = 1_000_000
+"""Elements that the memos of sets hold on to, beyond those that are in use: about 50 MB."""
 
 _DIGEST_DIGITS = 12
 
@@ -195,44 +197,40 @@ def chain_name(direction: Direction, ifname: str) -> str:
 class _Shape(msgspec.Struct, frozen=True):
     """A ruleset without its members.
 
-    Chains, the sets whose elements it fixes, and the shared ones by reference.
+    Chains, the sets whose elements it fixes, the shared ones by reference; and the gates made of it so far.
     """
 
-    ruleset: Ruleset | None
     ingress: ChainSpec | None
     egress: ChainSpec | None
     blocks: tuple[SetSpec, ...]
     shared: tuple[PodSet | EndpointSet, ...]
+    gates: dict[tuple[str, int | None, str], Gate] = msgspec.field(default_factory=dict)
 
 
-_shapes: dict[int, _Shape] = {}
-_gates: dict[tuple[str, int | None, str, int], tuple[_Shape, Gate]] = {}
-_specs: dict[tuple[int, str], SetSpec] = {}
+_DENIED_SHAPE = _Shape(DENIED, DENIED, (), ())
+_shapes: dict[int, tuple[weakref.ref[Ruleset], _Shape]] = {}
 
 
 def _shape(ruleset: Ruleset | None) -> _Shape:
-    # Found by identity: to hash a ruleset of 450 blocks costs more than all else here. The memo holds the
-    # ruleset, so its id can't become another's.
-    found = _shapes.get(id(ruleset))
-    if found is None:
-        if len(_shapes) >= _MEMO_ENTRIES:
-            _shapes.clear()
-            _gates.clear()
-        found = _shapes[id(ruleset)] = _make_shape(ruleset)
-    return found
-
-
-def _make_shape(ruleset: Ruleset | None) -> _Shape:
     if ruleset is None:
-        return _Shape(None, DENIED, DENIED, (), ())
+        return _DENIED_SHAPE
+    # Found by identity: to hash a ruleset of 450 blocks costs more than all else here. The entry goes with
+    # the ruleset, so its id can't become another's.
+    key = id(ruleset)
+    found = _shapes.get(key)
+    if found is None:
+        reference = weakref.ref(ruleset, lambda _: _shapes.pop(key, None))
+        found = _shapes[key] = (reference, _make_shape(ruleset))
+    return found[1]
+
+
+def _make_shape(ruleset: Ruleset) -> _Shape:
     if ruleset.ingress is None and ruleset.egress is None:
-        return _Shape(ruleset, None, None, (), ())
+        return _Shape(None, None, (), ())
     peers = [match.peer for d in Direction for match in ruleset.matches(d) or () if match.peer is not None]
     blocks = {s.name: s for p in peers if isinstance(p, BlockSet) for s in _block_specs(p)}
     shared = dict.fromkeys(p for p in peers if not isinstance(p, BlockSet))
-    return _Shape(
-        ruleset, _chain(ruleset.ingress), _chain(ruleset.egress), tuple(blocks.values()), tuple(shared)
-    )
+    return _Shape(_chain(ruleset.ingress), _chain(ruleset.egress), tuple(blocks.values()), tuple(shared))
 
 
 def _chain(matches: tuple[Match, ...] | None) -> ChainSpec:
@@ -263,19 +261,19 @@ def _whole(ports: Ports | None) -> Ports | None:
 
 
 def _gate(ifname: str, ifindex: int | None, owner: str, shape: _Shape) -> Gate:
-    key = (ifname, ifindex, owner, id(shape))
-    found = _gates.get(key)
+    key = (ifname, ifindex, owner)
+    found = shape.gates.get(key)
     if found is None:
-        if len(_gates) >= _MEMO_ENTRIES:
-            _gates.clear()
-        found = _gates[key] = (shape, Gate(ifname, ifindex, owner, shape.ingress, shape.egress))
-    return found[1]
+        if len(shape.gates) >= _MEMO_GATES:
+            shape.gates.clear()
+        found = shape.gates[key] = Gate(ifname, ifindex, owner, shape.ingress, shape.egress)
+    return found
 
 
 # --- sets ------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=_MEMO_ENTRIES)
+@memoize(_MEMO_ELEMENTS, lambda blocks: len(blocks.spans4) + len(blocks.spans6) + 1)
 def _block_specs(blocks: BlockSet) -> tuple[SetSpec, ...]:
     """One set for each family in which there is anything (C9); single addresses go into a hash set."""
     return tuple(
@@ -293,19 +291,13 @@ def _block_spec(family: int, spans: tuple[Span, ...]) -> SetSpec:
     return SetSpec(name, SetKind.SPANS, family, frozenset(spans), comment)
 
 
+@memoize(_MEMO_ELEMENTS, lambda ref, family, elements: len(elements) + 1)
 def _shared_spec(ref: PodSet | EndpointSet, family: int, elements: Elements) -> SetSpec:
-    name = _shared_name(ref, family)
-    found = _specs.get((family, name))
-    if found is not None and found.elements is elements:
-        return found
-    if len(_specs) >= _MEMO_ENTRIES:
-        _specs.clear()
     kind = SetKind.HOSTS if isinstance(ref, PodSet) else SetKind.ENDPOINTS
-    spec = _specs[(family, name)] = SetSpec(name, kind, family, elements, describe_peer(ref))
-    return spec
+    return SetSpec(_shared_name(ref, family), kind, family, elements, describe_peer(ref))
 
 
-@lru_cache(maxsize=_MEMO_ENTRIES)
+@lru_cache(maxsize=1024)
 def _shared_name(ref: PodSet | EndpointSet, family: int) -> str:
     prefix = "pods" if isinstance(ref, PodSet) else "ports"
     return f"{prefix}{family}-{_digest(ref)}"

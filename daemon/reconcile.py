@@ -9,7 +9,7 @@ state is not known, and then everything of ours there is rewritten.
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -56,12 +56,15 @@ class Attachment:
 class Sandbox:
     """One network namespace and what is ours in it. dirty_since None: as desired.
 
-    held: restored at the start and not verified yet; its rules stay as they are, whatever happens meanwhile.
+    actual: what was applied last; None: not known. believed: the last that was known to be applied, for a
+    comparison when a refused batch leaves doubt. held: restored at the start and not verified yet; its
+    rules stay as they are, whatever happens meanwhile.
     """
 
     identity: NetnsIdentity
     attachments: dict[str, Attachment] = field(default_factory=dict)
     actual: Program | None = None
+    believed: Program | None = None
     generation: int = 0
     held: bool = False
     dirty_since: int | None = None
@@ -131,8 +134,13 @@ class Reconciler:
         return False
 
     def next_due(self) -> float | None:
-        """When the next retry is due, on the clock; None: nothing is dirty."""
-        return min((sandbox.retry_at for sandbox in self._dirty.values()), default=None)
+        """When the next sandbox is due, on the clock; 0: at once; None: nothing is dirty."""
+        nearest: float | None = None
+        for sandbox in self._dirty.values():
+            if sandbox.failures == 0:
+                return 0.0
+            nearest = sandbox.retry_at if nearest is None else min(nearest, sandbox.retry_at)
+        return nearest
 
     def reconcile(self, sandbox: Sandbox) -> None:
         """Make one sandbox as desired.
@@ -146,13 +154,16 @@ class Reconciler:
         except (DataplaneError, NetnsError) as error:
             self._fail(sandbox, error)
 
-    def apply(self, sandbox: Sandbox) -> None:
-        """Program what is desired, or raise DataplaneError or NetnsError with nothing changed."""
+    def apply(self, sandbox: Sandbox, *, confirm: bool = False) -> None:
+        """Program what is desired, or raise DataplaneError or NetnsError with nothing changed.
+
+        confirm: where nothing is to be done, make sure that the kernel holds what was applied.
+        """
         if not sandbox.attachments:
             self._remove(sandbox)
             return
         desired = self._desired(sandbox)
-        if desired != sandbox.actual:
+        if desired != sandbox.actual or (confirm and self._touched(sandbox)):
             self._commit(sandbox, desired)
         for attachment in sandbox.attachments.values():
             attachment.state = State.APPLIED
@@ -180,12 +191,19 @@ class Reconciler:
 
     def verify(self, sandbox: Sandbox) -> str:
         """What in the kernel differs from what was applied; "": nothing. Reads only (CHECK)."""
-        if sandbox.actual is None or sandbox.dirty_since is not None:
+        if sandbox.actual is None:
             return sandbox.error or "not programmed yet"
         with netns.entered(sandbox.identity.path, sandbox.identity):
             if self._backend.generation() == sandbox.generation:
                 return ""
             return self._backend.differences(sandbox.actual)
+
+    def strangers(self, sandbox: Sandbox) -> list[str]:
+        """Chains of ours in a sandbox that belong to none of its attachments."""
+        with netns.entered(sandbox.identity.path, sandbox.identity):
+            present = self._backend.gates()
+        own = {planner.chain_name(d, ifname) for ifname in sandbox.attachments for d in Direction}
+        return sorted(present - own)
 
     def counters(self, sandbox: Sandbox) -> dict[str, tuple[int, int]]:
         """The drop counters in a sandbox: name to (packets, bytes)."""
@@ -196,12 +214,12 @@ class Reconciler:
 
     @property
     def tick(self) -> int:
-        """Rises with every mark; what was dirty at tick t is applied when `waiting(t)` is empty."""
+        """Rises with every mark; what was dirty at tick t is applied when `waiting(t)` has none."""
         return self._tick
 
-    def waiting(self, tick: int) -> list[Sandbox]:
+    def waiting(self, tick: int) -> Iterator[Sandbox]:
         """The sandboxes that were dirty at that tick and still are."""
-        return [s for s in self._dirty.values() if s.dirty_since is not None and s.dirty_since <= tick]
+        return (s for s in self._dirty.values() if s.dirty_since is not None and s.dirty_since <= tick)
 
     def pending(self) -> list[Sandbox]:
         """The sandboxes that are not as desired now."""
@@ -230,9 +248,24 @@ class Reconciler:
         ruleset = self._store.ruleset(record.key)
         return planner.GateRequest(record.ifname, record.ifindex, str(record.key), ruleset)
 
+    def _touched(self, sandbox: Sandbox) -> bool:
+        """Whether somebody changed what is ours since our last commit; if so, the model is not believed."""
+        difference = self.verify(sandbox)
+        if difference:
+            log.warning("changed-by-others", extra={"netns": sandbox.identity.path, "what": difference})
+            sandbox.actual = None
+        return bool(difference)
+
     def _commit(self, sandbox: Sandbox, desired: Program) -> None:
+        before = sandbox.generation
         try:
-            self._program(sandbox, planner.make_plan(desired, sandbox.actual))
+            plan = planner.make_plan(desired, sandbox.actual)
+            self._program(sandbox, plan)
+            if sandbox.actual is not None and sandbox.generation != before + plan.commits:
+                # Somebody else has committed in this netns since: was it to our table?
+                sandbox.actual = desired
+                if self._touched(sandbox):
+                    self._program(sandbox, planner.make_plan(desired, None))
         except DataplaneError as error:
             if sandbox.actual is None:
                 raise
@@ -240,7 +273,7 @@ class Reconciler:
             log.warning("rewriting", extra={"netns": sandbox.identity.path, "error": str(error)})
             sandbox.actual = None
             self._program(sandbox, planner.make_plan(desired, None))
-        sandbox.actual = desired
+        sandbox.actual = sandbox.believed = desired
 
     def _program(self, sandbox: Sandbox, plan: planner.Plan) -> None:
         with netns.entered(sandbox.identity.path, sandbox.identity):
@@ -266,28 +299,31 @@ class Reconciler:
         sandbox.failures += 1
         delay = min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2 ** (sandbox.failures - 1))
         sandbox.retry_at = self._clock() + delay * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)
-        first = sandbox.error != str(error)
+        if sandbox.error != str(error):
+            log.error("apply-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
         sandbox.error = str(error)
         self.mark([sandbox])
-        if first:
-            log.error("apply-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
-            self._deny(sandbox)
+        self._deny(sandbox)
 
     def _deny(self, sandbox: Sandbox) -> None:
         """Fail closed, narrowly: directions that can't be made as desired let nothing new in or out."""
         desired = self._desired(sandbox)
-        denied = _closed(desired, sandbox.actual)
-        for attachment in sandbox.attachments.values():
-            gate = denied.gates[attachment.record.ifname]
-            attachment.state = State.DENIED if gate != desired.gates[gate.ifname] else State.APPLIED
+        denied = _closed(desired, sandbox.actual or sandbox.believed)
         try:
-            self._program(sandbox, planner.make_plan(denied, None))
-            sandbox.actual = denied
+            if denied != sandbox.actual:
+                self._program(sandbox, planner.make_plan(denied, None))
+            sandbox.actual = sandbox.believed = denied
+            for attachment in sandbox.attachments.values():
+                name = attachment.record.ifname
+                as_desired = denied.gates[name] == desired.gates[name]
+                attachment.state = State.APPLIED if as_desired else State.DENIED
         except NetnsGoneError:
             self._on_gone(sandbox)
         except (DataplaneError, NetnsError) as error:
             # What is in the kernel stays: the rules that were there last.
             sandbox.actual = None
+            for attachment in sandbox.attachments.values():
+                attachment.state = State.PENDING
             log.error("deny-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
 
 

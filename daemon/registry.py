@@ -13,7 +13,7 @@ from daemon.attachments import Record, RecordStore
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Subject
 from daemon.netns import NetnsIdentity
-from daemon.reconcile import Attachment, Reconciler, Sandbox
+from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -60,28 +60,50 @@ class Registry:
         if not attachment.record.guard:
             self.mark(self._store.detach(key))
 
-    def replace(self, attachment: Attachment) -> list[Attachment]:
+    def replace(self, attachment: Attachment) -> list[Attachment] | None:
         """Put an attachment in the place of what has its key, or its interface in its netns.
 
-        Its record is written first: an OSError means that nothing has changed. Returns what stood there.
+        Its record is written first: an OSError means that nothing has changed. Returns what stood there;
+        None: the same attachment did already, and nothing is to be done or undone.
         """
+        same = self.attachments.get(attachment.key)
+        if same is not None:
+            # What was applied to its netns is still so, whatever this ADD is about to change.
+            attachment.record = msgspec.structs.replace(
+                attachment.record,
+                digest=same.record.digest,
+                generation=same.record.generation,
+                serial=same.record.serial,
+            )
+            if attachment.record == same.record and same.state is State.APPLIED:
+                return None
         self._records.save(attachment.record)
         here = self.sandbox(attachment).attachments.get(attachment.record.ifname)
-        same = self.attachments.get(attachment.key)
         replaced = list({id(old): old for old in (here, same) if old is not None}.values())
         for old in replaced:
             self.detach(old)
             if old.key != attachment.key:
-                self._records.delete(old.key)
+                self._delete(old.key)
+            elif self.sandbox(old) is not self.sandbox(attachment):
+                self._leave_behind(old)
         self.attach(attachment)
         return replaced
+
+    def _leave_behind(self, old: Attachment) -> None:
+        """Its key is used again in another netns: the old interface stays restricted until it goes."""
+        # "~" is in no container's ID.
+        key = f"{old.record.container_id}~{old.record.serial}"
+        old.record = msgspec.structs.replace(old.record, container_id=key, withdrawn=True)
+        self.attach(old)
+        self._save(old.record)
 
     def undo(self, failed: Attachment, replaced: Iterable[Attachment]) -> None:
         """Take back a replace() whose program could not be applied."""
         self.remove(failed)
         for old in replaced:
-            self.attach(old)
-            self._save(old.record)
+            if old.key not in self.attachments:
+                self.attach(old)
+                self._save(old.record)
         sandbox = self.sandbox(failed)
         if not sandbox.attachments and sandbox.actual is None:
             self._reconciler.forget(sandbox)
@@ -89,7 +111,14 @@ class Registry:
     def remove(self, attachment: Attachment) -> None:
         """Forget it, record and all."""
         self.detach(attachment)
-        self._records.delete(attachment.key)
+        self._delete(attachment.key)
+
+    def converge(self, attachment: Attachment, **fields: Any) -> None:
+        """More is known of an attachment than at its ADD: let it count as what it is."""
+        self.detach(attachment)
+        attachment.record = msgspec.structs.replace(attachment.record, **fields)
+        self.attach(attachment)
+        self._save(attachment.record)
 
     def withdraw(self, attachment: Attachment) -> None:
         """DEL came for this attachment.
@@ -126,6 +155,12 @@ class Registry:
             self._records.save(record)
         except OSError as error:
             log.error("record-not-written", extra={**log_fields(record), "error": str(error)})
+
+    def _delete(self, key: AttachmentKey) -> None:
+        try:
+            self._records.delete(key)
+        except OSError as error:
+            log.error("record-not-deleted", extra={"key": str(key), "error": str(error)})
 
     def save_applied(self, sandbox: Sandbox, digest: str) -> None:
         """Bring a sandbox's records up to date with what was applied and with the pods' last labels (A11)."""

@@ -14,8 +14,8 @@ from cni_plugin import wire
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.backends.base import Backend
 from daemon.errors import DataplaneError, NetnsError
-from daemon.model import Policy, Problem
-from daemon.program import restrict
+from daemon.model import Direction, Policy, Problem
+from daemon.program import chain_name, restrict
 from daemon.reconcile import Attachment, Reconciler
 from daemon.registry import Registry
 from daemon.server import Request
@@ -120,6 +120,8 @@ class Report:
             counters = self._reconciler.counters(sandbox)
         except (DataplaneError, NetnsError):
             counters = {}
+        own = {chain_name(direction, attachment.record.ifname) for direction in Direction}
+        counters = {name: counted for name, counted in counters.items() if name in own}
         return {**self._describe(attachment), "text": text, "drops": _drops(counters)}
 
     # --- parts -------------------------------------------------------------------------------------------

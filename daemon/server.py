@@ -28,6 +28,8 @@ READ_SECONDS = 5.0
 """From connect to the whole request."""
 WRITE_SECONDS = 30.0
 """From the reply to its last byte taken: mnpctl may read 64 MiB over a slow terminal."""
+ACCEPT_AGAIN_SECONDS = 0.2
+"""After a failure to accept."""
 MAX_CONNECTIONS = 2048
 """Beyond this, new clients wait in the kernel's backlog."""
 _HEADER = 4
@@ -97,6 +99,7 @@ class Server:
         self._connections: dict[int, _Connection] = {}
         self._replies: deque[tuple[_Connection, dict[str, Any]]] = deque()
         self._accepting = False
+        self._accept_again: float | None = None
         self._stopping = False
         self._listener = _listen(path)
 
@@ -149,9 +152,10 @@ class Server:
         except BlockingIOError:
             return
         except OSError as error:
-            # Out of descriptors: the backlog keeps the client; the next freed connection lets it in.
+            # Out of descriptors or memory: the backlog keeps the client until the next try.
             log.warning("accept-failed", extra={"error": str(error)})
             self._stop_accepting()
+            self._accept_again = time.monotonic() + ACCEPT_AGAIN_SECONDS
             return
         sock.setblocking(False)
         connection = _Connection(sock)
@@ -193,11 +197,15 @@ class Server:
             return
         if not isinstance(body, dict):
             self._refuse(connection, "not one msgpack map")
-        elif body.get("v") not in wire.SERVED_VERSIONS:
-            served = ", ".join(map(str, wire.SERVED_VERSIONS))
-            self._refuse(connection, f"wire version {body.get('v')!r}; this daemon serves {served}")
-        else:
+            return
+        version = body.get("v")
+        if type(version) is int and version in wire.SERVED_VERSIONS:
             self._dispatch(Request(body, connection, self))
+            return
+        # Not shown unless it is a number: it may be anything, nested deeper than can be printed.
+        told = str(version) if type(version) is int else "none" if version is None else "no number"
+        served = ", ".join(map(str, wire.SERVED_VERSIONS))
+        self._refuse(connection, f"wire version {told}; this daemon serves {served}")
 
     def _refuse(self, connection: _Connection, message: str) -> None:
         self.post(
@@ -237,10 +245,14 @@ class Server:
 
     def _patience(self) -> float:
         deadlines = [c.deadline for c in self._connections.values() if c.deadline is not None]
+        if self._accept_again is not None:
+            deadlines.append(self._accept_again)
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else -1
 
     def _expire(self) -> None:
         now = time.monotonic()
+        if self._accept_again is not None and self._accept_again <= now and not self._accepting:
+            self._accept_more()
         late = [c for c in self._connections.values() if c.deadline is not None and c.deadline <= now]
         for connection in late:
             log.info("client-too-slow", extra={"received": len(connection.received)})
@@ -257,6 +269,7 @@ class Server:
 
     def _accept_more(self) -> None:
         self._accepting = True
+        self._accept_again = None
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     def _stop_accepting(self) -> None:

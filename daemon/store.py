@@ -54,11 +54,13 @@ class Store:
         self._attachments_of: dict[PodRef, set[AttachmentKey]] = {}
         self._left: dict[PodRef, set[Network]] = {}  # where a pod that is still listed had an attachment
         self._peers = PeerSets()
+        self._reported: dict[ObjectKey, tuple[Problem, ...]] | None = None
 
     # --- objects -----------------------------------------------------------------------------------------
 
     def apply(self, changes: Iterable[Change]) -> set[AttachmentKey]:
         """Take over what a source gives; the dirty attachments. What is equal to before changes nothing."""
+        self._reported = None
         dirty: set[AttachmentKey] = set()
         for change in changes:
             dirty |= self._apply_one(change.key, change.object)
@@ -131,6 +133,7 @@ class Store:
         subject: its labels and ports count while the source has no such pod (A11). addresses: of its ADD.
         The dirty attachments, this one among them.
         """
+        self._reported = None
         dirty = {key}
         known = self._attachments.get(key)
         if known is not None:
@@ -148,6 +151,7 @@ class Store:
 
     def withdraw(self, key: AttachmentKey) -> set[AttachmentKey]:
         """DEL: its addresses leave the peer sets at once, for they get reused; it stays governed (A11)."""
+        self._reported = None
         found = self._attachments.get(key)
         if found is None:
             return set()
@@ -156,6 +160,7 @@ class Store:
 
     def detach(self, key: AttachmentKey) -> set[AttachmentKey]:
         """The attachment is gone, and its netns or link too. The dirty ones among the others."""
+        self._reported = None
         found = self._attachments.pop(key, None)
         if found is None:
             return set()
@@ -172,6 +177,7 @@ class Store:
 
     def update_networks(self, key: AttachmentKey, networks: tuple[Network, ...]) -> set[AttachmentKey]:
         """Other candidate net-attach-defs, once network-status is known; the dirty attachments."""
+        self._reported = None
         found = self._attachments[key]
         if found.subject.networks == networks:
             return set()
@@ -204,6 +210,10 @@ class Store:
         own = [attachment for attachment in own if attachment.is_of(pod)]
         addresses: dict[Network, tuple[Address, ...]] = dict.fromkeys(self._left.get(pod.ref, ()), ())
         for attachment in own:
+            if not attachment.live:
+                # Its addresses may be another's by now, whichever of the candidates its network is.
+                for network in attachment.subject.networks:
+                    addresses.setdefault(network, ())
             # Of several candidates none is sure: then network-status alone says whose network it is.
             if len(attachment.subject.networks) == 1:
                 network = attachment.subject.networks[0]
@@ -284,16 +294,25 @@ class Store:
         return found
 
     def problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
-        """What is reported, by object; only objects that have any. Looks at everything: not for ADD."""
+        """What is reported, by object; only objects that have any.
+
+        Looks at everything, once after each change.
+        """
+        if self._reported is None:
+            self._reported = {key: problems for key, problems in self._find_problems().items() if problems}
+        return self._reported
+
+    def _find_problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
         found = cluster_problems(self._policies.values(), self._net_attach_defs, self._peers.pods())
         for policy in self._policies.values():
             found[policy.key] = policy.problems + found.get(policy.key, ())
         for pod in self._pods.values():
-            found[ObjectKey("Pod", pod.namespace, pod.name)] = pod.problems
+            if pod.problems:
+                found[ObjectKey("Pod", pod.namespace, pod.name)] = pod.problems
         for definition in self._net_attach_defs.values():
             key = ObjectKey("NetworkAttachmentDefinition", definition.namespace, definition.name)
             found[key] = definition.problems
-        return {key: problems for key, problems in found.items() if problems}
+        return found
 
 
 class _Attachment:

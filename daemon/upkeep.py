@@ -6,8 +6,6 @@ verified, or dropped with their netns. Only the dataplane thread calls this modu
 
 from pathlib import Path
 
-import msgspec
-
 from daemon import netns
 from daemon.attachments import Record, RecordStore
 from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
@@ -38,6 +36,7 @@ class Upkeep:
         self._reconciler = reconciler
         self._multus_cache = multus_cache
         self._turn = 0
+        self._distrust = False
         self.ready = False
         self.not_ready_because = "the source has not been read yet"
 
@@ -63,6 +62,9 @@ class Upkeep:
         for sandbox in list(self._reconciler.sandboxes.values()):
             if sandbox.held:
                 self._verify_restored(sandbox)
+        for attachment in list(self._registry.attachments.values()):
+            if attachment.record.unready:
+                self._confirm(attachment)
 
     def _confirm(self, attachment: Attachment) -> None:
         """Compare with network-status, and look again for a network that was only guessed."""
@@ -92,7 +94,7 @@ class Upkeep:
             definitions = self._store.net_attach_defs().values()
             return find_networks(None, None, record.config_name, record.ifname, pod, definitions)
         if set(status.networks) <= set(present.networks):
-            return present if present.certain else status
+            return present if present.certain or not _as_added(record, pod) else status
         # Whoever may write the pod's annotations may have written this one: it can add restrictions only.
         return Candidates(tuple(sorted({*present.networks, *status.networks})), present.evidence)
 
@@ -103,31 +105,35 @@ class Upkeep:
         definitions = self._store.net_attach_defs().values()
         configured = record.configured or None
         found = find_networks(configured, cached, record.config_name, record.ifname, pod, definitions)
-        self._registry.replace(
-            Attachment(
-                msgspec.structs.replace(
-                    record,
-                    unready=False,
-                    pod_uid=pod.uid,
-                    labels=dict(pod.labels),
-                    ports=pod.ports,
-                    networks=found.networks,
-                    evidence=found.evidence,
-                )
-            )
+        self._registry.converge(
+            attachment,
+            unready=False,
+            pod_uid=pod.uid or record.pod_uid,
+            labels=dict(pod.labels),
+            ports=pod.ports,
+            networks=found.networks,
+            evidence=found.evidence,
         )
 
     def _verify_restored(self, sandbox: Sandbox) -> None:
         """Believe or rewrite what an earlier daemon programmed; in between nothing opens."""
-        sandbox.held = False
         newest = next(reversed(sandbox.attachments.values())).record
         changed = True
         try:
+            if self._distrust and (strange := self._reconciler.strangers(sandbox)):
+                # Rules of an attachment whose record was set aside: they stay, and so does all beside them.
+                whose = ", ".join(strange)
+                sandbox.error = f"holds rules of an attachment whose record was set aside ({whose})"
+                log.error("left-alone", extra={"netns": newest.netns, "reason": sandbox.error})
+                return
+            sandbox.held = False
             changed = not self._reconciler.take_over(sandbox, newest.digest, newest.generation)
         except NetnsGoneError:
-            self._registry.drop_sandbox(sandbox)
+            sandbox.held = False
+            self.on_gone(sandbox)
             return
         except (NetnsError, DataplaneError) as error:
+            sandbox.held = False
             log.warning("take-over-failed", extra={"netns": newest.netns, "error": str(error)})
         log.info("taken-over", extra={"netns": newest.netns, "rewritten": changed})
         if changed:
@@ -138,14 +144,21 @@ class Upkeep:
     def restore(self, records: RecordStore) -> None:
         """Take the records' attachments over; their rules stay as they are until the source has been read."""
         loaded = records.load()
+        self._distrust = any("set aside" in reason for _, reason in loaded.notes)
         for name, reason in loaded.notes:
             log.warning("record-not-used", extra={"file": name, "reason": reason})
-        for record in loaded.records:
-            reason = _stale(record)
-            if reason:
-                records.delete(record.key)
-                log.info("netns-gone", extra={**log_fields(record), "reason": reason})
-                continue
+        newest: dict[tuple[int, str], Record] = {}
+        for record in sorted(loaded.records, key=lambda record: record.serial):
+            reason = _gone_at_start(record)
+            # A kill between two writes leaves the records of both, the old and the new, of one interface.
+            older = newest.pop((identity_of(record).token, record.ifname), None)
+            for useless in (record, older) if reason else (older,):
+                if useless is not None:
+                    records.delete(useless.key)
+                    log.info("record-dropped", extra={**log_fields(useless), "reason": reason or "replaced"})
+            if not reason:
+                newest[identity_of(record).token, record.ifname] = record
+        for record in newest.values():
             self._reconciler.sandbox(identity_of(record)).held = True
             self._registry.attach(Attachment(record, State.RESTORED))
 
@@ -158,12 +171,23 @@ class Upkeep:
         for number, sandbox in enumerate(list(self._reconciler.sandboxes.values())):
             # A new netns often gets the numbers of the old one at its path: each is identified in its turn.
             thorough = links or number % IDENTITY_TURNS == self._turn
-            if not _still_there(sandbox, thorough=thorough):
-                self._registry.drop_sandbox(sandbox)
+            if netns.gone(sandbox.identity, thorough=thorough):
+                self.on_gone(sandbox)
                 continue
             withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
             if (links or withdrawn) and not sandbox.held:
                 self._reap(sandbox)
+
+    def on_gone(self, sandbox: Sandbox) -> None:
+        """A sandbox's path leads nowhere: go on by another one, else the netns is gone and all in it."""
+        other = _other_path(sandbox)
+        if other is None:
+            self._registry.drop_sandbox(sandbox)
+            return
+        log.info("netns-moved", extra={"netns": sandbox.identity.path, "now": other.path})
+        sandbox.identity = other
+        sandbox.retry_at = 0.0
+        self._reconciler.mark([sandbox])
 
     def _reap(self, sandbox: Sandbox) -> None:
         """Let go of interfaces that are no more; their chains go with the sandbox's next program."""
@@ -171,7 +195,7 @@ class Upkeep:
             with netns.entered(sandbox.identity.path, sandbox.identity):
                 gone = [a for a in sandbox.attachments.values() if not _link_there(a.record)]
         except NetnsGoneError:
-            self._registry.drop_sandbox(sandbox)
+            self.on_gone(sandbox)
             return
         except NetnsError as error:
             log.warning("sweep-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
@@ -187,47 +211,39 @@ def same_pod(pod: Pod, uid: str) -> bool:
     return not uid or not pod.uid or uid in (pod.uid, pod.config_hash)
 
 
-def _still_there(sandbox: Sandbox, *, thorough: bool) -> bool:
-    """Look for a netns by its path; where that is gone, by the other paths that its ADDs came with."""
-    if _leads_to(sandbox.identity, thorough=thorough):
-        return True
+def _other_path(sandbox: Sandbox) -> NetnsIdentity | None:
+    """Another path of a sandbox's ADDs that leads to the same namespace."""
     for attachment in sandbox.attachments.values():
         other = identity_of(attachment.record)
-        if other.path != sandbox.identity.path and _leads_to(other, thorough=True):
-            sandbox.identity = other
-            return True
-    return False
+        if other.path != sandbox.identity.path and not netns.gone(other, thorough=True):
+            return other
+    return None
 
 
-def _leads_to(identity: NetnsIdentity, *, thorough: bool) -> bool:
-    if not netns.present(identity):
-        return False
-    if not thorough:
-        return True
-    try:
-        return netns.identify(identity.path).same(identity)
-    except NetnsError:
-        return False
-
-
-def _stale(record: Record) -> str:
-    try:
-        identity = netns.identify(record.netns)
-    except NetnsError as error:
-        return str(error)
-    return "" if identity.same(identity_of(record)) else "another netns stands at its path"
+def _gone_at_start(record: Record) -> str:
+    """Why a record's namespace is no more; "": it is there, or can't be looked at."""
+    if not Path(record.netns).parent.is_dir():
+        # More likely a mount that this daemon was not given than the end of every pod.
+        return ""
+    return "no such netns at its path" if netns.gone(identity_of(record), thorough=True) else ""
 
 
 def _link_there(record: Record) -> bool:
     if record.guard:
         # Its device may not exist yet: only after a DEL does its absence mean anything.
         return not record.withdrawn or netns.link(record.ifname) is not None
-    return netns.link_by_index(record.ifindex) is not None
+    link = netns.link_by_index(record.ifindex)
+    # A number is given again: it is ours while the name or the MAC is (either may be changed inside the pod).
+    return link is not None and (link.ifname == record.ifname or link.mac == record.mac)
 
 
 def _status_notes(record: Record, pod: Pod) -> tuple[str, ...]:
-    listed = [status for status in pod.statuses if status.interface == record.ifname]
-    if not listed:
-        return ()
-    differing = {a for status in listed for a in status.addresses} ^ set(record.addresses)
-    return ("network-status lists other addresses than ADD gave",) if differing else ()
+    listed = any(status.interface == record.ifname for status in pod.statuses)
+    differs = listed and not _as_added(record, pod)
+    return ("network-status lists other addresses than ADD gave",) if differs else ()
+
+
+def _as_added(record: Record, pod: Pod) -> bool:
+    """Whether network-status gives this interface the addresses of its ADD, as Multus would."""
+    listed = [status.addresses for status in pod.statuses if status.interface == record.ifname]
+    return bool(record.addresses) and {a for addresses in listed for a in addresses} == set(record.addresses)

@@ -32,6 +32,9 @@ class Backend(Protocol):
     def generation(self) -> int:
         """A number that rises with every commit, whoever's; 0 where the packet filter has none."""
 
+    def gates(self) -> frozenset[str]:
+        """The names of the chains that attachments have (`chain_name`), whoever's they are."""
+
     def differences(self, program: Program) -> str:
         """What of ours is not as `program` says, for people; "": all is. Changes nothing."""
 

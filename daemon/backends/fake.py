@@ -71,6 +71,10 @@ class FakeBackend:
         self.asked["generation"] += 1
         return self.generations[self.netns]
 
+    def gates(self) -> frozenset[str]:
+        """Every chain."""
+        return frozenset(chain_name(key.direction, key.ifname) for key in self._table().chains)
+
     def differences(self, program: Program) -> str:
         """The parts that differ."""
         self.asked["differences"] += 1

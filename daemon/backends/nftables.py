@@ -10,7 +10,7 @@ from daemon import netns
 from daemon.backends import nftmessages, nftread, nfttext
 from daemon.backends.nfnetlink import NetfilterSocket, Reaper
 from daemon.backends.nftread import read, read_counters, read_generation
-from daemon.backends.nftrender import DROP_PREFIX, Found, render
+from daemon.backends.nftrender import DROP_PREFIX, HOOKS, TRACKING, Found, render
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
 from daemon.planner import (
     ChainSpec,
@@ -107,6 +107,10 @@ class NftablesBackend:
         """The first few things of ours that are not as `program` says; foreign tables do not count."""
         with NetfilterSocket(self._reaper) as sock:
             return nftread.differences(sock, program)
+
+    def gates(self) -> frozenset[str]:
+        """Chains of attachments: all but the base chains and the one for tracking."""
+        return frozenset(self.read().chains) - HOOKS.keys() - {TRACKING}
 
     def read(self) -> Found:
         """Names of what is in our table."""

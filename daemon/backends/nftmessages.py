@@ -21,6 +21,7 @@ from daemon.backends.nfnetlink import (
     u32,
 )
 from daemon.backends.nftexpr import TABLE_FAMILY
+from daemon.memo import memoize
 from daemon.model import Address, Span
 from daemon.planner import Elements, SetKind
 from daemon.policy.ruleset import Endpoint
@@ -33,6 +34,11 @@ _NEWRULE, _DELRULE = 6, 8
 _NEWSET, _DELSET = 9, 11
 _NEWELEMENT, _DELELEMENT = 12, 14
 _NEWOBJECT, _DELOBJECT = 18, 20
+
+_ATTRIBUTE_HEADER = 4
+
+_MEMO_ELEMENTS = 200_000
+"""Elements that stay encoded: up to 80 bytes each."""
 
 _SET_ANONYMOUS = 0x1
 _SET_CONSTANT = 0x2
@@ -222,7 +228,7 @@ def _anonymous(
 # --- elements --------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=512)
+@memoize(_MEMO_ELEMENTS, lambda name, kind, family, members, delete: len(members) + 1)
 def elements(name: str, kind: SetKind, family: int, members: Elements, delete: bool) -> tuple[Message, ...]:
     """Add or delete elements of a named set. The same change in 250 netns is encoded once."""
     encoded = _encode(kind, family, members)
@@ -262,12 +268,21 @@ def _span_element(span: Span, length: int) -> bytes:
     Where it starts, and the first key after it, unless it ends with the last key.
     """
     first, after = span[0], span[1] + 1
-    start = _element(first.to_bytes(length, "big"))
+    head, padding, end_head, end_tail = _span_frame(length)
+    start = head + first.to_bytes(length, "big") + padding
     if after >> 8 * length:
         return start
-    return start + nest(
-        1, nest(1, attr(1, after.to_bytes(length, "big"))), attr(3, u32(_ELEMENT_INTERVAL_END))
-    )
+    return start + end_head + after.to_bytes(length, "big") + end_tail
+
+
+@lru_cache
+def _span_frame(length: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """What stands around the keys of an interval's two elements: made once, for there may be millions."""
+    key = bytes(length)
+    start = _element(key)
+    end = nest(1, nest(1, attr(1, key)), attr(3, u32(_ELEMENT_INTERVAL_END)))
+    at = 3 * _ATTRIBUTE_HEADER
+    return start[:at], start[at + length :], end[:at], end[at + length :]
 
 
 def _concatenated(*fields: bytes) -> bytes:

@@ -75,7 +75,7 @@ class Match(msgspec.Struct, frozen=True):
     origins: tuple[str, ...]
 
 
-class Ruleset(msgspec.Struct, frozen=True):
+class Ruleset(msgspec.Struct, frozen=True, weakref=True):
     """Both directions of one attachment; None: that direction is not isolated (B2)."""
 
     ingress: tuple[Match, ...] | None = None

@@ -33,8 +33,8 @@ class Source(Protocol):
     def start(self) -> None:
         """Begin to read."""
 
-    def stop(self) -> None:
-        """End the thread; returns when nothing is published any more."""
+    def stop(self, timeout: float) -> bool:
+        """End the thread; False when it still works after `timeout` seconds."""
 
     def request_sync(self, token: int) -> None:
         """Read anew; an update with the token follows. From any thread, returns at once."""

@@ -61,15 +61,18 @@ class ManifestsSource:
         """Begin to read."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; returns when nothing is published any more. May be called once."""
+    def stop(self, timeout: float) -> bool:
+        """End the thread; False when it still works after `timeout` seconds."""
         with self._lock:
             self._stopping = True
             self._watch.wake()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(timeout)
+        if self._thread.is_alive():
+            return False
         with self._lock:
             self._watch.close()
+        return True
 
     def request_sync(self, token: int) -> None:
         """Read the directory anew; an update with the token follows, once that could be done."""

@@ -7,6 +7,7 @@ that a rule dropped is in none of them. It must not know what a policy means.
 import contextlib
 import itertools
 import socket
+import statistics
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.netns.lifeworld import World
 FLOOD_PORT = 7000
 SYN_PORT = 7001
 RATE = 2500  # packets a second of each UDP flood
+ENOUGH = 500
+SETTLED = 2.0  # seconds
 
 _SYN_BURST, _SYN_PAUSE = 4, 0.002
 _SOURCE_PORTS = range(20_000, 20_512)
@@ -114,17 +117,24 @@ class Siege:
         poll(lambda: segments(self.server.pod), lambda now: now > begun)
 
     @contextlib.contextmanager
-    def watched(self, at_least: int = 500) -> Iterator[None]:
-        """No denied packet arrives within, of `at_least` sent by each flood; no allowed one is lost."""
+    def watched(self, losses: int = 0) -> Iterator[None]:
+        """No denied packet arrives within, of 500 or more sent by each flood; no allowed one is lost.
+
+        losses: how many may be, and no more.
+        """
         before, begun, lost = self._settled(), segments(self.server.pod), overflows(self.server.pod)
         sent, syns = self._sent(), self._syns.sent
-        gaps = self._gaps()
+        gaps = statistics.mode(self._gaps() for _ in range(9))
         yield
-        poll(self._sent, lambda now: all(n >= sent[name] + at_least for name, n in now.items()))
-        poll(lambda: self._syns.sent, lambda now: now >= syns + at_least)
+        poll(self._sent, lambda now: all(n >= sent[name] + ENOUGH for name, n in now.items()))
+        poll(lambda: self._syns.sent, lambda now: now >= syns + ENOUGH)
         assert self._denied() == before, "denied UDP got in"
         assert segments(self.server.pod) == begun, "a denied SYN got in"
-        assert self._gaps() - gaps <= overflows(self.server.pod) - lost, "allowed UDP was lost"
+        # Packets that change places on their way look like a gap for a moment, so this is polled.
+        missing = poll(
+            lambda: self._gaps() - gaps - (overflows(self.server.pod) - lost), lambda n: n <= losses, SETTLED
+        )
+        assert missing <= losses
 
     def _sent(self) -> dict[str, int]:
         return {name: self.foe.pod.prober.flooded(name)["sent"] for name in ("v4", "v6")}

@@ -88,7 +88,7 @@ def make() -> Iterator[Callable[[Path], Listener]]:
 
     yield start
     for listener in made:
-        listener.source.stop()
+        assert listener.source.stop(10)
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_the_barrier_waits_for_the_start(folder: Path, make: Callable[[Path], Li
 def test_stop_ends_the_thread(folder: Path) -> None:
     listener = Listener(folder)
     listener.source.start()
-    listener.source.stop()
+    assert listener.source.stop(10)
     listener.source.request_sync(1)
     assert not any(thread.name == "source" for thread in threading.enumerate())
 

@@ -47,6 +47,7 @@ PLUGIN_STDLIB = {"posix", "_socket", "_json", "sys", "time", "codecs"}
 
 PURE = (
     "daemon.intervals",
+    "daemon.memo",
     "daemon.model",
     "daemon.policy",
     "daemon.planner",
@@ -83,7 +84,8 @@ MAY_IMPORT = [
     *((module, PURE) for module in PURE),
     ("daemon.errors", ()),
     ("daemon.kubeyaml", ("daemon.errors",)),
-    ("daemon.decode", ("daemon.decode", "daemon.intervals", "daemon.model", "daemon.errors")),
+    ("daemon.decode", ("daemon.decode", "daemon.intervals",
+    "daemon.memo", "daemon.model", "daemon.errors")),
     (
         "daemon.sources",
         (
