@@ -303,7 +303,8 @@ class Reconciler:
             log.error("apply-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
         sandbox.error = str(error)
         self.mark([sandbox])
-        self._deny(sandbox)
+        if isinstance(error, DataplaneError):
+            self._deny(sandbox)
 
     def _deny(self, sandbox: Sandbox) -> None:
         """Fail closed, narrowly: directions that can't be made as desired let nothing new in or out."""

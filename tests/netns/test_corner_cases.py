@@ -67,7 +67,8 @@ def test_a_netns_path_that_is_hidden_at_start_does_not_lose_the_attachment(world
     hidden = world.server.pod.netns
     subprocess.run(["mount", "--bind", "/dev/null", str(hidden)], check=True)
     try:
-        world.daemon.start()
+        world.daemon.start(wait=False)
+        eventually(lambda: "apply-failed" in world.daemon.log, 10.0)
     finally:
         subprocess.run(["umount", str(hidden)], check=True)
     world.daemon.restart()
