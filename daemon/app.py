@@ -43,7 +43,7 @@ log = logs.get_logger(__name__)
 
 LOCK_SECONDS = 10.0
 """How long a second daemon waits for the first to end (a rolling update overlaps them)."""
-STOP_SECONDS = 4.0
+STOP_SECONDS = 3.5
 """Of the 5 s that SIGTERM may take."""
 CRASHED = 70
 """EX_SOFTWARE: a thread ended with an exception."""

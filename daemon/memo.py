@@ -7,10 +7,36 @@ stand for one address or for ten thousand, so entries have weights.
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
+from weakref import ref
 
+A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def per_object(function: Callable[Concatenate[A, P], R]) -> Callable[Concatenate[A, P], R]:
+    """Remember results for as long as the first argument lives, which is told by identity.
+
+    For large immutable objects that are shared, and whose hash would cost more than what is remembered.
+    Further arguments are compared by value. A result must not refer to its object: both would live for ever.
+    """
+    known: dict[int, tuple[ref[A], dict[Hashable, R]]] = {}
+
+    @wraps(function)
+    def remembering(owner: A, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        assert not kwargs, "positional arguments only: they are the key"
+        number = id(owner)
+        found = known.get(number)
+        if found is None:
+            # The entry goes with its owner, so its id can't become another's.
+            found = known[number] = (ref(owner, lambda _: known.pop(number, None)), {})
+        results, key = found[1], cast("Hashable", args)
+        if key not in results:
+            results[key] = function(owner, *args, **kwargs)
+        return results[key]
+
+    return remembering
 
 
 def memoize(most: int, weigh: Callable[P, int]) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from daemon.memo import memoize
+from daemon.memo import memoize, per_object
 from daemon.model import Direction
 from daemon.program import (
     DENIED,
@@ -51,15 +51,15 @@ __all__ = [
     "denied_gate",
     "digest",
     "dispatches",
+    "in_commits",
     "make_plan",
     "make_program",
-    "tighten_first",
 ]
 
 _MEMO_ENTRIES = 1024
 
-MEMO_ELEMENTS = 500_000
-"""Elements that each memo here may hold on to: about 30 MB, and the changes of one large update."""
+MEMO_ELEMENTS = 200_000
+"""Elements of changes that are remembered, 30 MB of blocks: more than one update changes at once."""
 
 
 class ChainKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -119,7 +119,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def commits(self) -> int:
         """In how many commits it is carried out."""
-        return len(tighten_first(self))
+        return len(in_commits(self))
 
     @property
     def empty(self) -> bool:
@@ -157,24 +157,31 @@ def make_plan(desired: Program, actual: Program | None) -> Plan:
     )
 
 
-def tighten_first(plan: Plan) -> tuple[Plan, ...]:
+def in_commits(plan: Plan) -> tuple[Plan, ...]:
     """A plan as the commits that it takes, each at least as strict as both ends (E5).
 
-    A packet under way keeps the rules that it came in with, but sees elements as of now. Where rules and
-    members of a set that stays change together, elements that are added wait for the new rules: the old
-    ones might permit the new members what neither end permits.
+    A packet under way keeps the rules that it came in with, but sees elements as of now. Hence:
+    - sets of spans come a commit before the rules that look them up, for their elements become visible late;
+    - where rules and members of a set that stays change together, members that are added come a commit after
+      the new rules: the old ones might permit them what neither end permits.
     """
-    growing = tuple(change for change in plan.set_changes if change.added)
-    if plan.reset or not growing or not plan.chains:
+    if plan.reset or not plan.chains:
         return (plan,)
-    shrinking = tuple(
-        msgspec.structs.replace(change, added=frozenset()) for change in plan.set_changes if change.removed
+    spans = tuple(spec for spec in plan.new_sets if spec.kind is SetKind.SPANS)
+    growing = tuple(change for change in plan.set_changes if change.added)
+    main = msgspec.structs.replace(
+        plan,
+        new_sets=tuple(spec for spec in plan.new_sets if spec.kind is not SetKind.SPANS),
+        set_changes=tuple(
+            msgspec.structs.replace(change, added=frozenset())
+            for change in plan.set_changes
+            if change.removed
+        ),
     )
     additions = tuple(msgspec.structs.replace(change, removed=frozenset()) for change in growing)
-    return (
-        msgspec.structs.replace(plan, set_changes=shrinking),
-        Plan(program=plan.program, reset=False, set_changes=additions),
-    )
+    before = Plan(program=plan.program, reset=False, new_sets=spans)
+    after = Plan(program=plan.program, reset=False, set_changes=additions)
+    return tuple(step for step in (before, main, after) if not step.empty)
 
 
 def _plan_sets(desired: Program, before: Program) -> tuple[tuple[SetSpec, ...], tuple[SetChange, ...]]:
@@ -277,6 +284,6 @@ def _gate_digest(gate: Gate) -> bytes:
     return sha256(repr(gate).encode()).digest()
 
 
-@memoize(MEMO_ELEMENTS, lambda elements: len(elements) + 1)
+@per_object
 def _elements_digest(elements: Elements) -> bytes:
     return sha256(repr(sorted(elements)).encode()).digest()

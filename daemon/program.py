@@ -7,7 +7,6 @@ compares by identity.
 """
 
 import re
-import weakref
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from daemon.memo import memoize
+from daemon.memo import memoize, per_object
 from daemon.model import ALL_PORTS, Address, Direction, Span
 from daemon.policy.ruleset import (
     BlockSet,
@@ -35,8 +34,8 @@ from daemon.wording import bounded, describe_peer
 _MEMO_GATES = 4096
 """Of one ruleset. Most rulesets have one; the open one has every attachment that no policy governs."""
 
-_MEMO_ELEMENTS = 1_000_000
-"""Elements that the memos of sets hold on to, beyond those that are in use: about 50 MB."""
+_MEMO_ELEMENTS = 500_000
+"""Addresses that specs of shared sets hold on to: those of former members too, 50 bytes each."""
 
 _DIGEST_DIGITS = 12
 
@@ -208,22 +207,13 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 _DENIED_SHAPE = _Shape(DENIED, DENIED, (), ())
-_shapes: dict[int, tuple[weakref.ref[Ruleset], _Shape]] = {}
 
 
 def _shape(ruleset: Ruleset | None) -> _Shape:
-    if ruleset is None:
-        return _DENIED_SHAPE
-    # Found by identity: to hash a ruleset of 450 blocks costs more than all else here. The entry goes with
-    # the ruleset, so its id can't become another's.
-    key = id(ruleset)
-    found = _shapes.get(key)
-    if found is None:
-        reference = weakref.ref(ruleset, lambda _: _shapes.pop(key, None))
-        found = _shapes[key] = (reference, _make_shape(ruleset))
-    return found[1]
+    return _DENIED_SHAPE if ruleset is None else _make_shape(ruleset)
 
 
+@per_object
 def _make_shape(ruleset: Ruleset) -> _Shape:
     if ruleset.ingress is None and ruleset.egress is None:
         return _Shape(None, None, (), ())
@@ -273,7 +263,7 @@ def _gate(ifname: str, ifindex: int | None, owner: str, shape: _Shape) -> Gate:
 # --- sets ------------------------------------------------------------------------------------------------
 
 
-@memoize(_MEMO_ELEMENTS, lambda blocks: len(blocks.spans4) + len(blocks.spans6) + 1)
+@per_object
 def _block_specs(blocks: BlockSet) -> tuple[SetSpec, ...]:
     """One set for each family in which there is anything (C9); single addresses go into a hash set."""
     return tuple(

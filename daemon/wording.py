@@ -4,7 +4,6 @@ In: references to peers, and origins of rules. Out: one line each, within what a
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from daemon.model import Operator, Requirement, Selector, Span
@@ -45,7 +44,6 @@ def protocol_name(number: int) -> str:
     return _PROTOCOLS.get(number, str(number))
 
 
-@lru_cache(maxsize=8192)
 def describe_peer(peer: PeerRef) -> str:
     """What a set stands for: "role=client in namespace default on default/net-a"."""
     if isinstance(peer, BlockSet):

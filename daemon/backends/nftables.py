@@ -20,8 +20,8 @@ from daemon.planner import (
     RuleSpec,
     SetKind,
     SetSpec,
+    in_commits,
     make_plan,
-    tighten_first,
 )
 
 _RESET_TRIES = 5
@@ -67,7 +67,7 @@ class NftablesBackend:
             if plan.reset:
                 self._reset(sock, plan)
             else:
-                for step in tighten_first(plan):
+                for step in in_commits(plan):
                     sock.transact(render(step))
             return read_generation(sock)
 

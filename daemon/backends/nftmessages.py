@@ -21,7 +21,7 @@ from daemon.backends.nfnetlink import (
     u32,
 )
 from daemon.backends.nftexpr import TABLE_FAMILY
-from daemon.memo import memoize
+from daemon.memo import per_object
 from daemon.model import Address, Span
 from daemon.planner import Elements, SetKind
 from daemon.policy.ruleset import Endpoint
@@ -36,10 +36,6 @@ _NEWELEMENT, _DELELEMENT = 12, 14
 _NEWOBJECT, _DELOBJECT = 18, 20
 
 _ATTRIBUTE_HEADER = 4
-
-_MEMO_ELEMENTS = 200_000
-"""Elements that stay encoded: up to 80 bytes each."""
-
 _SET_ANONYMOUS = 0x1
 _SET_CONSTANT = 0x2
 _SET_INTERVAL = 0x4
@@ -195,12 +191,6 @@ def anonymous_set(key: tuple[int, int], keys: Iterable[bytes], set_id: int) -> l
     return _anonymous(key[0], key[1], 0, b"", [_element(k) for k in keys], set_id)
 
 
-def anonymous_ports(spans: Iterable[Span], set_id: int) -> list[Message]:
-    """A constant set of port ranges. Spans are disjoint and not adjacent."""
-    elements = [_span_element(span, 2) for span in spans]
-    return _anonymous(*KeyType.SERVICE, _SET_INTERVAL, b"", elements, set_id)
-
-
 def anonymous_protocol_ports(pairs: Iterable[tuple[int, int]], set_id: int) -> list[Message]:
     """A constant set of (protocol, port)."""
     elements = [_element(_concatenated(bytes([p]), port.to_bytes(2, "big"))) for p, port in pairs]
@@ -228,8 +218,8 @@ def _anonymous(
 # --- elements --------------------------------------------------------------------------------------------
 
 
-@memoize(_MEMO_ELEMENTS, lambda name, kind, family, members, delete: len(members) + 1)
-def elements(name: str, kind: SetKind, family: int, members: Elements, delete: bool) -> tuple[Message, ...]:
+@per_object
+def elements(members: Elements, name: str, kind: SetKind, family: int, delete: bool) -> tuple[Message, ...]:
     """Add or delete elements of a named set. The same change in 250 netns is encoded once."""
     encoded = _encode(kind, family, members)
     to = _IN_TABLE + attr(2, string(name))

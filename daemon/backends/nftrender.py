@@ -192,8 +192,8 @@ def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
         yield from _new_set(spec, ids, exists=kept is not None and spec.name in kept.sets)
     for change in plan.set_changes:
         spec = change.spec
-        yield from nft.elements(spec.name, spec.kind, spec.family, change.removed, True)
-        yield from nft.elements(spec.name, spec.kind, spec.family, change.added, False)
+        yield from nft.elements(change.removed, spec.name, spec.kind, spec.family, True)
+        yield from nft.elements(change.added, spec.name, spec.kind, spec.family, False)
     if plan.track:
         yield from _tracking(exists=kept is not None and TRACKING in kept.chains)
     for write in plan.chains:
@@ -209,7 +209,7 @@ def _discard(plan: Plan) -> Iterator[Message]:
 def _new_set(spec: SetSpec, ids: _Ids, exists: bool) -> Iterator[Message]:
     if not exists:
         yield nft.new_set(spec.name, spec.kind, spec.family, spec.comment, ids.next())
-    yield from nft.elements(spec.name, spec.kind, spec.family, spec.elements, False)
+    yield from nft.elements(spec.elements, spec.name, spec.kind, spec.family, False)
 
 
 def _new_chain(write: ChainWrite, kept: _Kept | None) -> Iterator[Message]:
@@ -296,24 +296,23 @@ def _peer(rule: RuleSpec, incoming: bool) -> bytes:
 
 
 class SplitPorts(msgspec.Struct, frozen=True):
-    """A rule's ports by kind of match: whole protocols; pairs (protocol, port); else spans by protocol."""
+    """A rule's ports by kind of match: whole protocols; single ports; ranges, each with its protocol."""
 
     whole: list[int]
-    pairs: list[tuple[int, int]]
-    spans: dict[int, list[Span]]
+    single: list[tuple[int, int]]
+    ranges: list[tuple[int, Span]]
 
 
 def split_ports(ports: Ports) -> SplitPorts:
-    """Single ports of several protocols make one rule; ranges would need the kernel's slowest set there."""
+    """What makes rules of its own: the whole protocols together, the single ports together, each range.
+
+    Ranges are compared and not looked up: the elements of an interval set become visible only after the rules
+    that look them up (E5), and with several protocols it would be the kernel's slowest kind of set.
+    """
     whole = sorted(protocol for protocol, span in ports if span is None)
-    spans: dict[int, list[Span]] = {}
-    for protocol, span in ports:
-        if span is not None:
-            spans.setdefault(protocol, []).append(span)
-    single = [p for p, of in spans.items() if all(first == last for first, last in of)]
-    if len(single) < 2:
-        return SplitPorts(whole, [], spans)
-    return SplitPorts(whole, [(p, first) for p in single for first, _ in spans.pop(p)], spans)
+    spans = [(protocol, span) for protocol, span in ports if span is not None]
+    single = [(protocol, first) for protocol, (first, last) in spans if first == last]
+    return SplitPorts(whole, single, [(p, span) for p, span in spans if span[0] != span[1]])
 
 
 def _ports(rule: RuleSpec, ids: _Ids) -> Iterator[tuple[list[Message], bytes]]:
@@ -328,19 +327,19 @@ def _ports(rule: RuleSpec, ids: _Ids) -> Iterator[tuple[list[Message], bytes]]:
         number = ids.next()
         keys = [bytes([protocol]) for protocol in split.whole]
         yield nft.anonymous_set(nft.KeyType.PROTOCOL, keys, number), expr.protocols(nft.ANONYMOUS, number)
-    if split.pairs:
-        number = ids.next()
-        yield nft.anonymous_protocol_ports(split.pairs, number), expr.protocol_and_port(nft.ANONYMOUS, number)
-    for protocol, spans in split.spans.items():
-        yield _one_protocol(protocol, spans, ids)
+    if split.single:
+        yield _single_ports(split.single, ids)
+    for protocol, (first, last) in split.ranges:
+        yield [], expr.protocol(protocol) + expr.port_span(first, last)
 
 
-def _one_protocol(protocol: int, spans: list[Span], ids: _Ids) -> tuple[list[Message], bytes]:
-    if len(spans) == 1:
-        return [], expr.protocol(protocol) + expr.port_span(*spans[0])
+def _single_ports(ports: list[tuple[int, int]], ids: _Ids) -> tuple[list[Message], bytes]:
+    protocol, port = ports[0]
+    if len(ports) == 1:
+        return [], expr.protocol(protocol) + expr.port_span(port, port)
     number = ids.next()
+    if any(other != protocol for other, _ in ports):
+        return nft.anonymous_protocol_ports(ports, number), expr.protocol_and_port(nft.ANONYMOUS, number)
+    keys = [number.to_bytes(2, "big") for _, number in ports]
     match = expr.protocol(protocol) + expr.port_in(nft.ANONYMOUS, number)
-    if all(first == last for first, last in spans):
-        keys = [first.to_bytes(2, "big") for first, _ in spans]
-        return nft.anonymous_set(nft.KeyType.SERVICE, keys, number), match
-    return nft.anonymous_ports(spans, number), match
+    return nft.anonymous_set(nft.KeyType.SERVICE, keys, number), match

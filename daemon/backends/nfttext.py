@@ -140,16 +140,18 @@ def _ports(rule: RuleSpec) -> Iterator[str]:
     split = split_ports(rule.ports)
     if split.whole:
         yield f"meta l4proto {_among(protocol_name(p) for p in split.whole)}"
-    if split.pairs:
-        yield f"meta l4proto . th dport {_among(f'{protocol_name(p)} . {port}' for p, port in split.pairs)}"
-    for protocol, spans in split.spans.items():
-        ports = _among(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-        name = protocol_name(protocol)
-        yield (
-            f"{name} dport {ports}"
-            if name in ("tcp", "udp", "sctp")
-            else f"meta l4proto {name} th dport {ports}"
-        )
+    protocols = {protocol for protocol, _ in split.single}
+    if len(protocols) > 1:
+        yield f"meta l4proto . th dport {_among(f'{protocol_name(p)} . {port}' for p, port in split.single)}"
+    elif split.single:
+        yield f"{_port_of(protocols.pop())} {_among(str(port) for _, port in split.single)}"
+    for protocol, (first, last) in split.ranges:
+        yield f"{_port_of(protocol)} {first}-{last}"
+
+
+def _port_of(protocol: int) -> str:
+    name = protocol_name(protocol)
+    return f"{name} dport" if name in ("tcp", "udp", "sctp") else f"meta l4proto {name} th dport"
 
 
 def _among(items: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ class PodSet(msgspec.Struct, frozen=True, cache_hash=True):
     pods: Selector
 
 
-class BlockSet(msgspec.Struct, frozen=True, cache_hash=True):
+class BlockSet(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     """Blocks of one rule, united: sorted disjoint spans, per family."""
 
     spans4: tuple[Span, ...]

@@ -1,6 +1,9 @@
 """The weighted memo: it remembers, it forgets the least recently used, and it stays within its bound."""
 
-from daemon.memo import memoize
+import gc
+import weakref
+
+from daemon.memo import memoize, per_object
 
 
 class Counted:
@@ -41,3 +44,32 @@ def test_a_result_of_none_is_remembered_too() -> None:
     remember(7)
     remember(7)
     assert calls == [7]
+
+
+class TestPerObject:
+    def test_an_object_is_computed_once_for_each_of_the_further_arguments(self) -> None:
+        calls: list[int] = []
+
+        @per_object
+        def summed(numbers: frozenset[int], plus: int) -> int:
+            calls.append(plus)
+            return sum(numbers) + plus
+
+        numbers = frozenset({1, 2})
+        assert [summed(numbers, 1), summed(numbers, 2), summed(numbers, 1)] == [4, 5, 4]
+        assert calls == [1, 2]
+
+    def test_equal_objects_are_two(self) -> None:
+        calls: list[int] = []
+        remember = per_object(lambda numbers: calls.append(len(numbers)))
+        one, other = frozenset(range(3)), frozenset(range(3))
+        remember(one)
+        remember(other)
+        assert calls == [3, 3]
+
+    def test_a_result_goes_with_its_object(self) -> None:
+        remember = per_object(lambda numbers: frozenset(number + 1 for number in numbers))
+        numbers = frozenset(range(3))
+        result = weakref.ref(remember(frozenset({*numbers, 7})))
+        gc.collect()
+        assert result() is None

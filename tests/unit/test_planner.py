@@ -19,9 +19,9 @@ from daemon.planner import (
     chain_name,
     denied_gate,
     digest,
+    in_commits,
     make_plan,
     make_program,
-    tighten_first,
 )
 from daemon.policy.ruleset import OPEN, BlockSet, EndpointSet, Match, Members, Ruleset
 from tests.unit.backends.walk import NETWORKS, TCP, UDP, Walk, pods
@@ -200,7 +200,7 @@ class TestPlan:
         wider = Ruleset((Match(CLIENTS, ((TCP, (80, 443)),), ("default/p ingress[0]",)),), None)
         before = program(gate(wider), Members(ONE | {bytes([10, 0, 0, 9])}))
         plan = make_plan(program(gate(FROM_CLIENTS), Members(TWO)), before)
-        first, second = tighten_first(plan)
+        first, second = in_commits(plan)
         assert first.chains == plan.chains
         assert [(set(c.removed), set(c.added)) for c in first.set_changes] == [
             ({bytes([10, 0, 0, 9])}, set())
@@ -213,7 +213,7 @@ class TestPlan:
         members = make_plan(program(gate(FROM_CLIENTS), Members(TWO)), before)
         rules = make_plan(program(gate(Ruleset((), None)), Members(ONE)), before)
         rewritten = make_plan(program(gate(FROM_CLIENTS), Members(TWO)), None)
-        assert [tighten_first(plan) for plan in (members, rules, rewritten)] == [
+        assert [in_commits(plan) for plan in (members, rules, rewritten)] == [
             (members,),
             (rules,),
             (rewritten,),
