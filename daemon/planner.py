@@ -119,7 +119,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def commits(self) -> int:
         """In how many commits it is carried out."""
-        return len(in_commits(self))
+        return 0 if self.empty else len(in_commits(self))
 
     @property
     def empty(self) -> bool:

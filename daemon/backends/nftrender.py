@@ -311,7 +311,7 @@ def split_ports(ports: Ports) -> SplitPorts:
     """
     whole = sorted(protocol for protocol, span in ports if span is None)
     spans = [(protocol, span) for protocol, span in ports if span is not None]
-    single = [(protocol, first) for protocol, (first, last) in spans if first == last]
+    single = sorted((protocol, first) for protocol, (first, last) in spans if first == last)
     return SplitPorts(whole, single, [(p, span) for p, span in spans if span[0] != span[1]])
 
 

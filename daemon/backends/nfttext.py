@@ -142,7 +142,9 @@ def _ports(rule: RuleSpec) -> Iterator[str]:
         yield f"meta l4proto {_among(protocol_name(p) for p in split.whole)}"
     protocols = {protocol for protocol, _ in split.single}
     if len(protocols) > 1:
-        yield f"meta l4proto . th dport {_among(f'{protocol_name(p)} . {port}' for p, port in split.single)}"
+        # In nft's order: it compares such keys as integers of the machine's byte order.
+        pairs = sorted(split.single, key=lambda pair: (pair[1] & 0xFF, pair[1] >> 8, pair[0]))
+        yield f"meta l4proto . th dport {_among(f'{protocol_name(p)} . {port}' for p, port in pairs)}"
     elif split.single:
         yield f"{_port_of(protocols.pop())} {_among(str(port) for _, port in split.single)}"
     for protocol, (first, last) in split.ranges:

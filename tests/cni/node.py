@@ -5,6 +5,7 @@ supply may be reached on one port and on no other, so that each probe has its po
 there: an answer that says so came through as well.
 """
 
+import contextlib
 import itertools
 import json
 import subprocess
@@ -198,8 +199,10 @@ class Node:
 
     def records(self, pod: Pod) -> list[str]:
         """The daemon's records of a pod."""
-        folder = self.daemon.state / "attachments"
-        texts = {path.name: path.read_text() for path in folder.glob("*") if not path.name.startswith(".")}
+        texts: dict[str, str] = {}
+        for path in (self.daemon.state / "attachments").glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # it may go while this looks
+                texts[path.name] = path.read_text()
         return sorted(name for name, text in texts.items() if f'"{pod.netns}"' in text)
 
     def assert_nothing_left(self, pod: Pod) -> None:

@@ -110,11 +110,11 @@ def test_links(lab: Lab) -> None:
     made = lab.attach(lab.pod("one"))
     with netns.entered(str(made.pod.netns), None):
         found = netns.link("net1")
-        assert found == netns.Link("net1", made.ifindex, made.mac, "macvlan")
+        assert found == netns.Link("net1", made.ifindex, made.mac)
         assert netns.link_by_index(made.ifindex) == found
         assert netns.link("net2") is None
         assert netns.link_by_index(4711) is None
-        assert netns.link("lo") == netns.Link("lo", 1, "00:00:00:00:00:00", "")
+        assert netns.link("lo") == netns.Link("lo", 1, "00:00:00:00:00:00")
         shown = subprocess.run(
             ["ip", "-br", "link", "show", "net1"], capture_output=True, text=True, check=True
         )

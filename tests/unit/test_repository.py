@@ -84,8 +84,7 @@ MAY_IMPORT = [
     *((module, PURE) for module in PURE),
     ("daemon.errors", ()),
     ("daemon.kubeyaml", ("daemon.errors",)),
-    ("daemon.decode", ("daemon.decode", "daemon.intervals",
-    "daemon.memo", "daemon.model", "daemon.errors")),
+    ("daemon.decode", ("daemon.decode", "daemon.intervals", "daemon.memo", "daemon.model", "daemon.errors")),
     (
         "daemon.sources",
         (
