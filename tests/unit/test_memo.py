@@ -40,7 +40,11 @@ def test_one_that_is_heavier_than_all_is_kept_alone() -> None:
 
 def test_a_result_of_none_is_remembered_too() -> None:
     calls: list[int] = []
-    remember = memoize(5, lambda _: 1)(calls.append)
+
+    @memoize(5, lambda number: 1)
+    def remember(number: int) -> None:
+        calls.append(number)
+
     remember(7)
     remember(7)
     assert calls == [7]
@@ -61,14 +65,21 @@ class TestPerObject:
 
     def test_equal_objects_are_two(self) -> None:
         calls: list[int] = []
-        remember = per_object(lambda numbers: calls.append(len(numbers)))
+
+        @per_object
+        def remember(numbers: frozenset[int]) -> None:
+            calls.append(len(numbers))
+
         one, other = frozenset(range(3)), frozenset(range(3))
         remember(one)
         remember(other)
         assert calls == [3, 3]
 
     def test_a_result_goes_with_its_object(self) -> None:
-        remember = per_object(lambda numbers: frozenset(number + 1 for number in numbers))
+        @per_object
+        def remember(numbers: frozenset[int]) -> frozenset[int]:
+            return frozenset(number + 1 for number in numbers)
+
         numbers = frozenset(range(3))
         result = weakref.ref(remember(frozenset({*numbers, 7})))
         gc.collect()
