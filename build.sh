@@ -239,7 +239,7 @@ run_tests() {
     need_root "test ${tiers[*]#tests/}"
     everything
   fi
-  # Most tests wait: for a time-out, for a daemon. Four at a time take a third of the time, a file stays together.
+  # Most tests wait for a time-out or a daemon: four at a time take a third of it. A file stays together.
   "$VENV/bin/python" -m pytest --numprocesses 4 --dist loadfile "${tiers[@]}" "$@"
 }
 

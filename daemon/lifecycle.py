@@ -28,7 +28,7 @@ from daemon.log import get_logger
 from daemon.model import Pod
 from daemon.netns import Link, NetnsIdentity
 from daemon.networks import Candidates, find_networks, read_multus_cache
-from daemon.reconcile import Attachment, Reconciler, State
+from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.registry import Registry, identity_of, log_fields
 from daemon.server import Request
 from daemon.store import Store
@@ -58,11 +58,15 @@ class LifecycleSettings:
 
 @dataclass(slots=True)
 class Waiting:
-    """An ADD that can't be answered yet. since: when the source could first have known its pod."""
+    """An ADD that can't be answered yet.
+
+    token: of its netns, None where it has none. since: when the source could first have known its pod.
+    """
 
     add: AddRequest
     request: Request
     deadline: float
+    token: int | None = None
     since: float | None = None
 
     @property
@@ -101,7 +105,7 @@ class Lifecycle:
         left = request.body.get("timeLeftMs")
         seconds = left / 1000 if isinstance(left, int) and left > 0 else 0.0
         deadline = request.received + min(MOST_WAIT_SECONDS, max(0.0, seconds - REPLY_MARGIN_SECONDS))
-        waiting = Waiting(add, request, deadline)
+        waiting = Waiting(add, request, deadline, _token(add))
         if not self._advance(waiting):
             self._waiting.append(waiting)
 
@@ -185,7 +189,7 @@ class Lifecycle:
     def _try(self, waiting: Waiting) -> bool:
         add = waiting.add
         late = self._clock() >= waiting.patience
-        if self._held(add) and not late:
+        if self._held(waiting) is not None and not late:
             return False
         if add.guard or add.pod is None:
             self._commit(waiting, None, NO_NETWORK, unready=False)
@@ -214,15 +218,10 @@ class Lifecycle:
             raise CniError(TRY_AGAIN_LATER, f"not ready: {self._upkeep.not_ready_because}")
         self._commit(waiting, None, NO_NETWORK, unready=True)
 
-    def _held(self, add: AddRequest) -> bool:
-        """Whether the netns has rules of an earlier run, not to be touched before the source is read."""
-        if self._upkeep.ready:
-            return False
-        try:
-            present = self._reconciler.sandboxes.get(netns.identify(add.netns).token)
-        except NetnsError:
-            return False
-        return present is not None and present.held
+    def _held(self, waiting: Waiting) -> Sandbox | None:
+        """The sandbox, where it has rules of an earlier run that must not be touched yet; else None."""
+        present = None if waiting.token is None else self._reconciler.sandboxes.get(waiting.token)
+        return present if present is not None and present.held else None
 
     def _candidates(self, add: AddRequest, pod: Pod) -> Candidates:
         cached = read_multus_cache(self._settings.multus_cache, add.key.container_id, add.key.ifname)
@@ -238,8 +237,10 @@ class Lifecycle:
         if add.guard and self._governed(add, identity, link):
             waiting.request.reply({"ok": True})
             return
-        if self._held(add):
-            raise CniError(TRY_AGAIN_LATER, f"{add.netns} is not verified yet since this daemon's start")
+        held = self._held(waiting)
+        if held is not None:
+            because = held.error or "not verified yet since this daemon's start"
+            raise CniError(TRY_AGAIN_LATER, f"{add.netns}: {because}")
         attachment = Attachment(self._record(add, identity, link, pod, found, unready))
         fields = log_fields(attachment.record)
         if not waiting.request.alive():
@@ -333,6 +334,13 @@ def reply_bug(request: Request, error: Exception) -> None:
     reply_error(
         request, CniError(INTERNAL, f"unexpected {type(error).__name__}: {error}", "see the daemon's log")
     )
+
+
+def _token(add: AddRequest) -> int | None:
+    try:
+        return netns.identify(add.netns).token
+    except NetnsError:
+        return None
 
 
 def _inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
