@@ -105,7 +105,8 @@ class Lifecycle:
         left = request.body.get("timeLeftMs")
         seconds = left / 1000 if isinstance(left, int) and left > 0 else 0.0
         deadline = request.received + min(MOST_WAIT_SECONDS, max(0.0, seconds - REPLY_MARGIN_SECONDS))
-        waiting = Waiting(add, request, deadline, _token(add))
+        # Only before the source is read may its netns have to wait; later there is no time to lose.
+        waiting = Waiting(add, request, deadline, None if self._upkeep.ready else _token(add))
         if not self._advance(waiting):
             self._waiting.append(waiting)
 
@@ -189,7 +190,7 @@ class Lifecycle:
     def _try(self, waiting: Waiting) -> bool:
         add = waiting.add
         late = self._clock() >= waiting.patience
-        if self._held(waiting) is not None and not late:
+        if self._held(waiting.token) is not None and not late:
             return False
         if add.guard or add.pod is None:
             self._commit(waiting, None, NO_NETWORK, unready=False)
@@ -218,9 +219,9 @@ class Lifecycle:
             raise CniError(TRY_AGAIN_LATER, f"not ready: {self._upkeep.not_ready_because}")
         self._commit(waiting, None, NO_NETWORK, unready=True)
 
-    def _held(self, waiting: Waiting) -> Sandbox | None:
+    def _held(self, token: int | None) -> Sandbox | None:
         """The sandbox, where it has rules of an earlier run that must not be touched yet; else None."""
-        present = None if waiting.token is None else self._reconciler.sandboxes.get(waiting.token)
+        present = None if token is None else self._reconciler.sandboxes.get(token)
         return present if present is not None and present.held else None
 
     def _candidates(self, add: AddRequest, pod: Pod) -> Candidates:
@@ -237,7 +238,7 @@ class Lifecycle:
         if add.guard and self._governed(add, identity, link):
             waiting.request.reply({"ok": True})
             return
-        held = self._held(waiting)
+        held = self._held(identity.token)
         if held is not None:
             because = held.error or "not verified yet since this daemon's start"
             raise CniError(TRY_AGAIN_LATER, f"{add.netns}: {because}")
@@ -346,8 +347,7 @@ def _token(add: AddRequest) -> int | None:
 def _inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
     """The netns and the interface of a request. Raises CniError (code 4) for what is not there."""
     try:
-        identity = netns.identify(add.netns)
-        with netns.entered(add.netns, identity):
+        with netns.entered(add.netns, None) as identity:
             link = netns.link(add.key.ifname)
     except NetnsError as error:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {error}") from error
