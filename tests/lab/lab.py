@@ -289,6 +289,11 @@ class Lab:
             links.link("set", index=1, state="up")  # lo
         return pod
 
+    def _remove_namespaces(self) -> None:
+        # By their names: an interrupt may have come between the making of one and its place among the pods.
+        for path in namespaces.ROOT.glob(f"{self.tag}.*"):
+            namespaces.remove_namespace(path)
+
     def _bring_up(
         self, pod: Pod, network: Network, ifname: str, addresses: Sequence[str] | None
     ) -> Attachment:
@@ -321,7 +326,7 @@ class Lab:
             for number, before in self._signals.items():
                 steps.callback(signal.signal, number, before)
             steps.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            steps.callback(namespaces.remove_namespace, namespaces.ROOT / f"{self.tag}.node")
+            steps.callback(self._remove_namespaces)
             for pod in self.pods:
                 steps.callback(_forget_results, pod.netns)
                 steps.callback(pod.end)
