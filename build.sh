@@ -205,6 +205,7 @@ demo() {
 bench() {
   need_root bench
   everything
+  install_packages containernetworking-plugins # the plugin's budget is for Debian's build of `tuning`
   "$VENV/bin/python" -m tests.bench "$@"
 }
 
