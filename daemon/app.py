@@ -24,9 +24,9 @@ from daemon.backends.base import Backend
 from daemon.backends.nfnetlink import Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.barrier import Barriers
-from daemon.config import Settings
+from daemon.config import Settings, unknown_variables
 from daemon.dataplane import Dataplane
-from daemon.errors import BackendUnavailableError, MultiNetworkPolicyError
+from daemon.errors import ConfigError, MultiNetworkPolicyError
 from daemon.inbox import Inbox
 from daemon.lifecycle import Lifecycle, LifecycleSettings
 from daemon.metrics import MetricsServer
@@ -54,7 +54,11 @@ def run(settings: Settings) -> int:
 
     Raises MultiNetworkPolicyError when the start fails; returns 0 after a stop.
     """
+    if problems := unsupported(settings):
+        raise ConfigError(problems)
     logs.configure(settings.log_format, settings.log_level)
+    for name in unknown_variables(os.environ):
+        log.warning("unknown-variable", extra={"variable": name, "hint": "no setting has this name"})
     for name, value, origin in settings.origins():
         log.info("setting", extra={"setting": name, "value": value, "from": origin})
     # Before any thread exists, so that all inherit it: signals are the main thread's to wait for.
@@ -168,13 +172,21 @@ class Daemon:
                     log.warning("thread-left", extra={"which": name})
 
 
+def unsupported(settings: Settings) -> list[str]:
+    """What these settings ask for that this version does not have, a line each."""
+    problems = []
+    if settings.backend == "iptables":
+        problems.append("--backend iptables: not in this version; use nftables or auto")
+    if settings.source.partition(":")[0] != "manifests":
+        problems.append(f"--source {settings.source}: not in this version; use manifests:DIR")
+    return problems
+
+
 def choose_backend(wanted: str) -> Backend:
     """The backend that `--backend` names, once it has answered on this kernel.
 
     Raises BackendUnavailableError.
     """
-    if wanted == "iptables":
-        raise BackendUnavailableError("--backend iptables: not in this version; use nftables or auto")
     backend = NftablesBackend(Reaper())
     backend.probe()
     log.info("backend", extra={"backend": backend.name, "asked": wanted})
@@ -182,11 +194,8 @@ def choose_backend(wanted: str) -> Backend:
 
 
 def make_source(settings: Settings, dataplane: Dataplane) -> Source:
-    """The source that `--source` names."""
-    kind, _, directory = settings.source.partition(":")
-    if kind == "manifests":
-        return ManifestsSource(Path(directory), dataplane.post_update)
-    raise MultiNetworkPolicyError(f"--source {settings.source}: not in this version; use manifests:DIR")
+    """The source that `--source` names (see `unsupported`)."""
+    return ManifestsSource(Path(settings.source.partition(":")[2]), dataplane.post_update)
 
 
 def _boot_id() -> str:

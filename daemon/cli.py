@@ -42,13 +42,18 @@ def run_daemon(argv: Sequence[str]) -> int:
     try:
         settings = config.load_settings(flags, os.environ, lambda path: Path(path).read_bytes())
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"multi-networkpolicyd: {problem}", file=sys.stderr)
-        return BAD_USAGE
+        return _tell(error.problems, BAD_USAGE)
     from daemon import app  # after the settings are known to be good: a usage error need not wait for it
 
     try:
         return app.run(settings)
+    except ConfigError as error:
+        return _tell(error.problems, BAD_USAGE)
     except MultiNetworkPolicyError as error:
-        print(f"multi-networkpolicyd: {error}", file=sys.stderr)
-        return FAILED
+        return _tell([str(error)], FAILED)
+
+
+def _tell(problems: Sequence[str], code: int) -> int:
+    for problem in problems:
+        print(f"multi-networkpolicyd: {problem}", file=sys.stderr)
+    return code

@@ -62,6 +62,12 @@ def parse_key(body: dict[str, Any]) -> AttachmentKey:
     return AttachmentKey(container_id, ifname)
 
 
+def _check_governable(ifname: str) -> None:
+    """Loopback is never touched (E7, C10). Raises CniError (code 4)."""
+    if ifname == "lo":
+        raise CniError(INVALID_ENVIRONMENT, "CNI_IFNAME lo: the loopback interface is never governed")
+
+
 def parse_add(body: dict[str, Any]) -> AddRequest:
     """The whole request.
 
@@ -69,6 +75,7 @@ def parse_add(body: dict[str, Any]) -> AddRequest:
     """
     env = _environment(body)
     key = parse_key(body)
+    _check_governable(key.ifname)
     netns = env.get("CNI_NETNS", "")
     if not netns.startswith("/") or len(netns) > MAX_PATH or "\0" in netns:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {netns[:80]!r} is not an absolute path")
@@ -103,6 +110,7 @@ def parse_identity(arguments: str) -> PodIdentity | None:
             continue
         if not equals:
             raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {pair[:80]!r} is not KEY=VALUE")
+        name = name.strip()
         if name not in found or not value:
             continue
         # Multus appends the runtime's arguments to its own: the same again is usual, another value is not.

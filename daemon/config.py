@@ -294,6 +294,12 @@ def _read_texts(
     return found
 
 
+def unknown_variables(env: Mapping[str, str]) -> list[str]:
+    """Variables that begin like ours and name no setting: worth a word; service links make such."""
+    known = {option.variable for option in OPTIONS if option.parse is not None}
+    return sorted(name for name in env if name.startswith(PREFIX) and name not in known)
+
+
 def _misspelt_variables(env: Mapping[str, str]) -> list[str]:
     """Those that look misspelt. Others that begin alike are left alone: service links make them."""
     known = [option.variable for option in OPTIONS if option.parse is not None]

@@ -13,6 +13,10 @@ class ConfigError(MultiNetworkPolicyError):
         self.problems = problems
 
 
+class SocketTakenError(MultiNetworkPolicyError):
+    """The socket's path can't be had; the message says by whom it is taken and what to do."""
+
+
 class DecodeError(MultiNetworkPolicyError):
     """An object can't be decoded at all. field: the path in it."""
 

@@ -128,6 +128,8 @@ class Lifecycle:
         attachment = self._registry.attachments.get(add.key)
         if attachment is None:
             raise CniError(INTERNAL, f"{add.key}: not registered with this daemon: it has had no ADD")
+        if attachment.record.withdrawn:
+            raise CniError(INTERNAL, f"{add.key}: has had its DEL")
         if attachment.record.unready or attachment.state is not State.APPLIED:
             because = self._registry.sandbox(attachment).error or self._upkeep.not_ready_because
             raise CniError(TRY_AGAIN_LATER, f"{add.key}: not in force yet: {because or attachment.state}")

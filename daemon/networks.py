@@ -54,11 +54,11 @@ def find_networks(
     chained = {d.network for d in definitions if d.chained and d.config_name == config_name}
     named = {request.network for request in pod.requests if request.interface is None}
     if chained:
-        # The pod asked for networks without naming interfaces: only those can be meant, if any of them fits.
-        return Candidates(tuple(sorted(chained & named or chained)), "net-attach-defs")
-    # Nothing is known but names. To restrict what these may be is safe, to leave them out would open.
-    by_name = {n for n in named if n.partition("/")[2] == config_name} or {f"{pod.namespace}/{config_name}"}
-    return Candidates(tuple(sorted(by_name)), "name")
+        # Where the pod asked for networks without naming interfaces, one of those is meant; if none of them
+        # fits, what we know of the net-attach-defs lags behind, and all may be.
+        return Candidates(tuple(sorted(chained & named or chained | named)), "net-attach-defs")
+    # Nothing is known but names. To restrict all that it may be is safe, to leave one out would open.
+    return Candidates(tuple(sorted({*named, f"{pod.namespace}/{config_name}"})), "name")
 
 
 def confirm_networks(pod: Pod, ifname: str) -> Candidates | None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import socket
+import stat
 import struct
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import msgpack
 
 from cni_plugin import wire
+from daemon.errors import SocketTakenError
 from daemon.log import get_logger
 
 log = get_logger(__name__)
@@ -102,6 +104,7 @@ class Server:
         self._accept_again: float | None = None
         self._stopping = False
         self._listener = _listen(path)
+        self._identity = _identity(path)
 
     def run(self) -> None:
         """Serve until stop(); replies already posted are still written then."""
@@ -285,7 +288,10 @@ class Server:
             connection.close()
         self._connections.clear()
         self._epoll.close()
-        self._path.unlink(missing_ok=True)
+        # Only our own: another daemon may have taken the path since.
+        with contextlib.suppress(OSError):
+            if _identity(self._path) == self._identity:
+                self._path.unlink()
         self._listener.close()
 
 
@@ -294,10 +300,35 @@ def _too_large(size: int) -> dict[str, Any]:
     return {"v": wire.WIRE_VERSION, "ok": False, "code": 999, "msg": message, "details": ""}
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
+def _remove_stale(path: Path) -> None:
+    """Make way for our socket. Raises SocketTakenError for what is not a stale one."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SocketTakenError(f"{path} is there and is no socket; remove it, or name another --socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise SocketTakenError(f"{path} can't be looked at: {error}") from error
+    raise SocketTakenError(f"another process listens at {path}; stop it, or name another --socket")
+
+
 def _listen(path: Path) -> socket.socket:
     """Bind, replacing a stale socket: the caller holds the state directory's lock."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     previous = os.umask(0o177)
     try:

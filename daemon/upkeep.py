@@ -77,9 +77,10 @@ class Upkeep:
             return
         found = self._better(record, pod)
         if found != Candidates(record.networks, record.evidence):
-            log.warning("networks-differ", extra={**log_fields(record), "now": ",".join(found.networks)})
+            if found.networks != record.networks:
+                log.warning("networks-differ", extra={**log_fields(record), "now": ",".join(found.networks)})
             self._registry.rename_networks(attachment, found.networks, found.evidence)
-        notes = _status_notes(record, pod)
+        notes = _status_notes(attachment.record, pod)
         if notes != attachment.notes:
             attachment.notes = notes
             for note in notes:
@@ -238,9 +239,16 @@ def _link_there(record: Record) -> bool:
 
 
 def _status_notes(record: Record, pod: Pod) -> tuple[str, ...]:
-    listed = any(status.interface == record.ifname for status in pod.statuses)
-    differs = listed and not _as_added(record, pod)
-    return ("network-status lists other addresses than ADD gave",) if differs else ()
+    status = confirm_networks(pod, record.ifname)
+    if status is None:
+        return ()
+    notes: list[str] = []
+    if status.networks != record.networks:
+        told, governing = ", ".join(status.networks), ", ".join(record.networks)
+        notes.append(f"network-status says that it is {told}; policies for any of {governing} govern")
+    if not _as_added(record, pod):
+        notes.append("network-status lists other addresses than ADD gave")
+    return tuple(notes)
 
 
 def _as_added(record: Record, pod: Pod) -> bool:

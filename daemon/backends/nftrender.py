@@ -33,7 +33,7 @@ from daemon.policy.ruleset import Ports
 from daemon.program import chain_name
 from daemon.wording import clean
 
-TABLE_COMMENT = "made by multi-networkpolicyd; changes by others are undone"
+TABLE_COMMENT = "made by multi-networkpolicyd: leave it to that"
 
 TRACKING = "tracking"
 TRACKING_COMMENT = "nothing jumps here: a rule with ct keeps connection tracking on"

@@ -256,3 +256,11 @@ def test_gc_never_touches_a_live_netns(world: World) -> None:
     world.daemon.wait_synced()
     world.assert_blocked("b")
     assert len(records(world.daemon)) == 3
+
+
+def test_check_after_del_fails(world: World) -> None:
+    world.enroll_all()
+    must(delete(world.daemon, world.server.pod, "net1"))
+    reply = check(world.daemon, world.server)
+    assert reply["ok"] is False
+    assert "DEL" in reply["msg"]

@@ -1,6 +1,7 @@
 """mnpctl against a scripted daemon over a real socket: exit codes and words, for people and programs."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -168,7 +169,8 @@ def test_wait_that_is_not_reached_ends_with_1_and_names_what_is_missing(
 
 
 def test_wait_waits_for_a_daemon_that_is_about_to_start(scripted: Scripted) -> None:
-    scripted.path.touch()  # what a killed daemon leaves, as good as
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(scripted.path))
     later = threading.Timer(0.3, scripted.start)
     later.start()
     assert run(scripted, "wait", "--synced", "--timeout", "10") == ctl.DONE

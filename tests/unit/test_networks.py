@@ -18,6 +18,7 @@ def pod(*requests: NetworkRequest, statuses: tuple[NetworkStatus, ...] = ()) -> 
 
 
 EXPLICIT = pod(NetworkRequest("default/a", "net1"), NetworkRequest("other/b", "net2"))
+OTHER = pod(NetworkRequest("other/x", None))
 NAMELESS = pod(NetworkRequest("other/b", None))
 CASES = [
     ("configuration", "ns/x", "ns/y", EXPLICIT, [A], ("ns/x",), "config"),
@@ -26,6 +27,8 @@ CASES = [
     ("the only one that chains us", None, None, pod(), [A, UNCHAINED], ("default/a",), "net-attach-defs"),
     ("several: the union", None, None, pod(), [A, B], ("default/a", "other/b"), "net-attach-defs"),
     ("several, one asked for", None, None, NAMELESS, [A, B], ("other/b",), "net-attach-defs"),
+    ("asked for one, another fits", None, None, OTHER, [A], ("default/a", "other/x"), "net-attach-defs"),
+    ("asked for one, none fits", None, None, OTHER, [UNCHAINED], ("default/mac", "other/x"), "name"),
     ("nothing but the name", None, None, pod(), [UNCHAINED], ("default/mac",), "name"),
 ]
 

@@ -12,6 +12,7 @@ import pytest
 
 from cni_plugin import wire
 from daemon import server as server_module
+from daemon.errors import SocketTakenError
 from daemon.server import Request, Server
 
 DEADLINE = 10.0
@@ -214,3 +215,29 @@ def test_a_reply_posted_before_stop_is_still_written(tmp_path: Path) -> None:
         running.server.stop()
         assert receive(client)["result"] == "last words"
     running.thread.join(DEADLINE)
+
+
+def test_a_socket_that_somebody_listens_at_is_left_to_them(running: Running) -> None:
+    with pytest.raises(SocketTakenError, match="another process listens"):
+        Server(running.path, running.echo.dispatch)
+    assert running.ask({"op": "echo", "payload": 1})["ok"]
+
+
+def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "precious.txt"
+    path.write_text("precious")
+    with pytest.raises(SocketTakenError, match=r"precious\.txt is there and is no socket"):
+        Server(path, Echo().dispatch)
+    assert path.read_text() == "precious"
+
+
+def test_only_its_own_socket_is_removed_at_the_end(tmp_path: Path) -> None:
+    first = Running(tmp_path / "daemon.sock")
+    first.path.unlink()
+    second = Running(first.path)
+    first.server.stop()
+    first.thread.join(DEADLINE)
+    assert second.ask({"op": "echo", "payload": 1})["ok"]
+    second.server.stop()
+    second.thread.join(DEADLINE)
+    assert not second.path.exists()
