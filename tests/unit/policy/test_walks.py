@@ -193,15 +193,14 @@ class Walk(RuleBasedStateMachine):
 
     def _located(self, pod: Pod) -> Located:
         addresses: dict[str, tuple[Address, ...]] = {}
+        ours = [one for one in self.attached.values() if one.ref == pod.ref and one.uid in ("", pod.uid)]
+        # Deleted: whichever of its candidates its network is, its addresses may be another's by now.
+        doubtful = {network for one in ours if not one.live for network in one.subject.networks}
         for network in worlds.NETWORKS:
-            own = [
-                one
-                for one in self.attached.values()
-                if one.ref == pod.ref and one.uid in ("", pod.uid) and one.subject.networks == (network,)
-            ]
+            own = [one for one in ours if one.subject.networks == (network,)]
             if own:
                 addresses[network] = tuple(a for one in own if one.live for a in one.addresses)
-            elif network not in self.left.get(pod.ref, ()):
+            elif network not in doubtful | self.left.get(pod.ref, set()):
                 addresses[network] = tuple(
                     a for status in pod.statuses if status.network == network for a in status.addresses
                 )
