@@ -122,7 +122,7 @@ class Daemon:
             upkeep,
             clock,
             lambda: self._source.request_sync(0),
-            LifecycleSettings(records.boot_id, settings.multus_cache_dir, settings.track_connections),
+            LifecycleSettings(records.boot_id, settings.track_connections),
         )
         barriers = Barriers(reconciler, clock, lambda token: self._source.request_sync(token))
         report = Report(store, registry, reconciler, upkeep, backend, settings.source)

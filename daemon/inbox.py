@@ -41,7 +41,3 @@ class Inbox:
         with self._ready:
             self._ready.wait_for(lambda: any(self._lanes), timeout)
             return [lane.popleft() for lane in self._lanes if lane]
-
-    def depths(self) -> dict[str, int]:
-        """How many tasks wait, by lane."""
-        return {lane.name.lower(): len(self._lanes[lane]) for lane in Lane}

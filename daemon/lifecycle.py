@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from cni_plugin.errors import (
     INTERNAL,
@@ -27,7 +26,7 @@ from daemon.errors import DataplaneError, NetnsError
 from daemon.log import get_logger
 from daemon.model import Pod
 from daemon.netns import Link, NetnsIdentity
-from daemon.networks import Candidates, find_networks, read_multus_cache
+from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.registry import Registry, identity_of, log_fields
 from daemon.server import Request
@@ -46,13 +45,9 @@ NO_NETWORK = Candidates((), "none")
 
 @dataclass(frozen=True, slots=True)
 class LifecycleSettings:
-    """multus_cache: where Multus notes its delegates.
-
-    track: connection tracking, unless the plugin's configuration says otherwise (A6).
-    """
+    """track: connection tracking, unless the plugin's configuration says otherwise (A6)."""
 
     boot_id: str
-    multus_cache: Path
     track: bool
 
 
@@ -203,7 +198,8 @@ class Lifecycle:
             return late
         pod = self._store.pod(add.pod.namespace, add.pod.name)
         if pod is not None and same_pod(pod, add.pod.uid):
-            self._commit(waiting, pod, self._candidates(add, pod), unready=False)
+            found = self._upkeep.find_networks(add.key, add.network, add.config_name, pod)
+            self._commit(waiting, pod, found, unready=False)
             return True
         if waiting.since is None:
             waiting.since = self._clock()
@@ -225,11 +221,6 @@ class Lifecycle:
         """The sandbox, where it has rules of an earlier run that must not be touched yet; else None."""
         present = None if token is None else self._reconciler.sandboxes.get(token)
         return present if present is not None and present.held else None
-
-    def _candidates(self, add: AddRequest, pod: Pod) -> Candidates:
-        cached = read_multus_cache(self._settings.multus_cache, add.key.container_id, add.key.ifname)
-        definitions = self._store.net_attach_defs().values()
-        return find_networks(add.network, cached, add.config_name, add.key.ifname, pod, definitions)
 
     # --- committing an ADD -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from daemon import netns
 from daemon.attachments import Record, RecordStore
 from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
 from daemon.log import get_logger
-from daemon.model import Change, NetAttachDef, Pod
+from daemon.model import AttachmentKey, Change, NetAttachDef, Network, Pod
 from daemon.netns import NetnsIdentity
 from daemon.networks import Candidates, confirm_networks, find_networks, read_multus_cache
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
@@ -54,6 +54,14 @@ class Upkeep:
             record = attachment.record
             if record.pod_name and (everyone or (record.pod_namespace, record.pod_name) in pods):
                 self._confirm(attachment)
+
+    def find_networks(
+        self, key: AttachmentKey, configured: Network | None, config_name: str, pod: Pod
+    ) -> Candidates:
+        """Weigh all evidence for an attachment. configured: the `netAttachDef` of its configuration."""
+        cached = read_multus_cache(self._multus_cache, key.container_id, key.ifname)
+        definitions = self._store.net_attach_defs().values()
+        return find_networks(configured, cached, config_name, key.ifname, pod, definitions)
 
     def become_ready(self) -> None:
         """The source has been read as a whole: restored attachments are verified, unready ones converge."""
@@ -102,10 +110,7 @@ class Upkeep:
     def _converge(self, attachment: Attachment, pod: Pod) -> None:
         """An ADD that was answered by denying everything gets its real rules: its pod is known now."""
         record = attachment.record
-        cached = read_multus_cache(self._multus_cache, record.container_id, record.ifname)
-        definitions = self._store.net_attach_defs().values()
-        configured = record.configured or None
-        found = find_networks(configured, cached, record.config_name, record.ifname, pod, definitions)
+        found = self.find_networks(record.key, record.configured or None, record.config_name, pod)
         self._registry.converge(
             attachment,
             unready=False,

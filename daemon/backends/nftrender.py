@@ -340,6 +340,6 @@ def _single_ports(ports: list[tuple[int, int]], ids: _Ids) -> tuple[list[Message
     number = ids.next()
     if any(other != protocol for other, _ in ports):
         return nft.anonymous_protocol_ports(ports, number), expr.protocol_and_port(nft.ANONYMOUS, number)
-    keys = [number.to_bytes(2, "big") for _, number in ports]
+    keys = [each.to_bytes(2, "big") for _, each in ports]
     match = expr.protocol(protocol) + expr.port_in(nft.ANONYMOUS, number)
     return nft.anonymous_set(nft.KeyType.SERVICE, keys, number), match
