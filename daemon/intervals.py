@@ -43,6 +43,21 @@ def minus(spans: Iterable[Span], holes: Iterable[Span]) -> tuple[Span, ...]:
     return tuple(left)
 
 
+def common(spans: Sequence[Span], others: Sequence[Span]) -> tuple[Span, ...]:
+    """What is in both of two sorted, disjoint sequences: sorted, disjoint, adjacent only where they are."""
+    found: list[Span] = []
+    i = j = 0
+    while i < len(spans) and j < len(others):
+        first, last = max(spans[i][0], others[j][0]), min(spans[i][1], others[j][1])
+        if first <= last:
+            found.append((first, last))
+        if spans[i][1] < others[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(found)
+
+
 def holds(spans: Sequence[Span], number: int) -> bool:
     """Whether a number lies in one of sorted, disjoint spans."""
     place = bisect_right(spans, number, key=lambda span: span[0])

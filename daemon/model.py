@@ -170,10 +170,14 @@ class CommonRules(msgspec.Struct, frozen=True):
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """A namespace with its labels; always carries `kubernetes.io/metadata.name`."""
+    """A namespace with its labels; always carries `kubernetes.io/metadata.name`.
+
+    terminating: it is being deleted, and all that is in it.
+    """
 
     name: str
     labels: Mapping[str, str]
+    terminating: bool = False
 
 
 class ContainerPort(msgspec.Struct, frozen=True):

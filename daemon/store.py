@@ -4,11 +4,11 @@ In: `Change`s from a source, attachments as they come and go. Out: rulesets, mem
 each change the keys of the attachments that it may concern: by index, never by a look at all. A key is
 *dirty* when its ruleset may be another object now, or the members of a set that it holds are; `ruleset` and
 `members` give the same object as long as nothing changed, which tells the two apart by identity.
+Between `hold` and `release` they give what was allowed then and is allowed now.
 Not shared between threads. Touches no kernel, keeps nothing on disk, logs nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -26,43 +26,50 @@ from daemon.model import (
     Problem,
     Subject,
 )
-from daemon.policy.compile import Terms, combine, governs, make_common_terms, make_terms
-from daemon.policy.peersets import NAME_LABEL, PeerPod, PeerSets, PodRef, ResolvedRef
+from daemon.policy.attached import Attached, make_peer
+from daemon.policy.compile import governs
+from daemon.policy.dicts import add, discard, put
+from daemon.policy.floor import Allowed, Floor
+from daemon.policy.governing import Policies, PolicyRef
+from daemon.policy.peersets import NAME_LABEL, PeerSets, PodRef, ResolvedRef
 from daemon.policy.problems import cluster_problems
-from daemon.policy.ruleset import OPEN, BlockSet, EndpointSet, Members, PodSet, Ruleset
+from daemon.policy.ruleset import OPEN, Members, Ruleset
 
-PolicyRef: TypeAlias = tuple[str, str]
-"""(namespace, name)."""
-
-K = TypeVar("K")
-E = TypeVar("E")
+ORPHANED = Problem(
+    "metadata.namespace",
+    "its namespace is being deleted: it stays in force until the last pod of it here has ended",
+)
 
 
 class Store:
     """Objects, attachments and the indices between them."""
 
     def __init__(self, common: CommonRules) -> None:
-        self._common = make_common_terms(common)
         self._namespaces: dict[str, Namespace] = {}
         self._net_attach_defs: dict[Network, NetAttachDef] = {}
         self._pods: dict[PodRef, Pod] = {}
-        self._policies: dict[PolicyRef, Policy] = {}
-        self._policies_at: dict[tuple[str, Network], set[PolicyRef]] = {}
-        self._terms: dict[PolicyRef, Terms] = {}  # only of policies that govern something here
-        self._attachments: dict[AttachmentKey, _Attachment] = {}
+        self._policies = Policies(common)
+        # Of each namespace that ends, the policies that are gone and stay in force.
+        self._orphans: dict[str, set[PolicyRef]] = {}
+        self._attachments: dict[AttachmentKey, Attached] = {}
         self._attachments_at: dict[tuple[str, Network], set[AttachmentKey]] = {}
         self._attachments_of: dict[PodRef, set[AttachmentKey]] = {}
         self._left: dict[PodRef, set[Network]] = {}  # where a pod that is still listed had an attachment
         self._peers = PeerSets()
+        self._floor: Floor | None = None
         self._reported: dict[ObjectKey, tuple[Problem, ...]] | None = None
 
     # --- objects -----------------------------------------------------------------------------------------
 
     def apply(self, changes: Iterable[Change]) -> set[AttachmentKey]:
-        """Take over what a source gives; the dirty attachments. What is equal to before changes nothing."""
+        """Take over what a source gives; the dirty attachments. What is equal to before changes nothing.
+
+        The order between kinds means nothing: whether a namespace ends is known before its policies go.
+        """
         self._reported = None
+        self._end_orphans()
         dirty: set[AttachmentKey] = set()
-        for change in changes:
+        for change in sorted(changes, key=lambda change: change.key.kind != "Namespace"):
             dirty |= self._apply_one(change.key, change.object)
         return dirty
 
@@ -73,10 +80,9 @@ class Store:
             case "MultiNetworkPolicy", Policy() | None:
                 return self._put_policy((key.namespace, key.name), new)
             case "Namespace", Namespace() | None:
-                _put(self._namespaces, key.name, new)
-                return self._peers.put_namespace(key.name, new.labels if new else None)
+                return self._put_namespace(key.name, new)
             case "NetworkAttachmentDefinition", NetAttachDef() | None:
-                _put(self._net_attach_defs, f"{key.namespace}/{key.name}", new)  # matched by name alone (A3)
+                put(self._net_attach_defs, f"{key.namespace}/{key.name}", new)  # matched by name alone (A3)
                 return set()
         raise TypeError(f"{key}: a {type(new).__name__} is none of that kind")
 
@@ -84,7 +90,7 @@ class Store:
         before = self._pods.get(ref)
         if before == pod:
             return set()
-        _put(self._pods, ref, pod)
+        put(self._pods, ref, pod)
         if pod is None or before is None or before.uid != pod.uid:
             self._left.pop(ref, None)
         dirty = self._update_peer(ref)
@@ -93,23 +99,48 @@ class Store:
                 dirty.add(key)
         return dirty
 
+    def _put_namespace(self, name: str, namespace: Namespace | None) -> set[AttachmentKey]:
+        put(self._namespaces, name, namespace)
+        dirty = self._peers.put_namespace(name, namespace.labels if namespace else None)
+        if namespace is not None and namespace.terminating:
+            self._orphans.setdefault(name, set())
+        elif namespace is not None:
+            for ref in self._orphans.pop(name, ()):  # another namespace of that name
+                dirty |= self._replace_policy(ref, None)
+        return dirty
+
     def _put_policy(self, ref: PolicyRef, policy: Policy | None) -> set[AttachmentKey]:
-        before = self._policies.get(ref)
-        _put(self._policies, ref, policy)
-        if before is not None and policy is not None and _meaning(before) == _meaning(policy):
-            return set()
-        self._terms.pop(ref, None)
-        dirty: set[AttachmentKey] = set()
-        for version in (before, policy):
-            if version is not None:
-                dirty.update(self._governed_by(version))
-        for network in before.networks if before else ():
-            _discard(self._policies_at, (ref[0], network), ref)
-        for network in policy.networks if policy else ():
-            self._policies_at.setdefault((ref[0], network), set()).add(ref)
+        orphans = self._orphans.get(ref[0])
+        if orphans is not None:
+            if policy is None and ref in self._policies and self._is_lived_in(ref[0]):
+                orphans.add(ref)
+                return set()
+            orphans.discard(ref)
+        return self._replace_policy(ref, policy)
+
+    def _replace_policy(self, ref: PolicyRef, policy: Policy | None) -> set[AttachmentKey]:
+        versions = self._policies.put(ref, policy)
+        dirty = {key for version in versions for key in self._governed_by(version)}
         for key in dirty:
             self._attachments[key].stale = True
         return dirty
+
+    def _end_orphans(self) -> None:
+        """Let go of orphans whom nobody here needs any more.
+
+        Not at once in `detach`, for what is detached may be attached again the next moment.
+        """
+        for namespace, orphans in list(self._orphans.items()):
+            if self._is_lived_in(namespace):
+                continue
+            for ref in orphans:
+                self._replace_policy(ref, None)
+            orphans.clear()
+            if namespace not in self._namespaces:
+                del self._orphans[namespace]
+
+    def _is_lived_in(self, namespace: str) -> bool:
+        return any(ref[0] == namespace for ref in self._attachments_of)
 
     def _governed_by(self, policy: Policy) -> Iterator[AttachmentKey]:
         for network in policy.networks:
@@ -138,11 +169,13 @@ class Store:
         known = self._attachments.get(key)
         if known is not None:
             dirty |= self.detach(key)
-        new = _Attachment(pod_ref, pod_uid, subject, addresses, known.ruleset if known else OPEN)
+        if self._floor is not None:
+            self._floor.admit(key, pod_ref, pod_uid)
+        new = Attached(pod_ref, pod_uid, subject, addresses, known.ruleset if known else OPEN)
         self._attachments[key] = new
         self._index(key, new)
         if pod_ref is not None:
-            self._attachments_of.setdefault(pod_ref, set()).add(key)
+            add(self._attachments_of, pod_ref, key)
             self._left.get(pod_ref, set()).difference_update(subject.networks)
             if (pod := self._pods.get(pod_ref)) is not None:
                 new.follow(pod)
@@ -166,9 +199,11 @@ class Store:
             return set()
         self._unindex(key, found)
         self._peers.hold(key, ())
+        if self._floor is not None:
+            self._floor.leave(key)
         if found.pod_ref is None:
             return set()
-        _discard(self._attachments_of, found.pod_ref, key)
+        discard(self._attachments_of, found.pod_ref, key)
         pod = self._pods.get(found.pod_ref)
         if pod is not None and found.is_of(pod):
             # Until the pod object goes, its network-status may name addresses that others have by now.
@@ -187,43 +222,43 @@ class Store:
         self._index(key, found)
         return {key} if found.pod_ref is None else {key} | self._update_peer(found.pod_ref)
 
-    def _index(self, key: AttachmentKey, new: "_Attachment") -> None:
+    def _index(self, key: AttachmentKey, new: Attached) -> None:
         if new.pod_ref is not None:
             for network in new.subject.networks:
-                self._attachments_at.setdefault((new.subject.namespace, network), set()).add(key)
+                add(self._attachments_at, (new.subject.namespace, network), key)
 
-    def _unindex(self, key: AttachmentKey, old: "_Attachment") -> None:
+    def _unindex(self, key: AttachmentKey, old: Attached) -> None:
         if old.pod_ref is not None:
             for network in set(old.subject.networks):
-                _discard(self._attachments_at, (old.subject.namespace, network), key)
+                discard(self._attachments_at, (old.subject.namespace, network), key)
 
     def _update_peer(self, ref: PodRef) -> set[AttachmentKey]:
         pod = self._pods.get(ref)
-        if pod is None or pod.host_network or pod.finished:  # A7, A11
+        if pod is None:  # A11
             return self._peers.put_pod(ref, None)
-        peer = self._make_peer(pod)
-        # Most pods of a cluster have no secondary address: not worth their place.
-        return self._peers.put_pod(ref, peer if peer.addresses else None)
+        attached = [self._attachments[key] for key in self._attachments_of.get(ref, ())]
+        return self._peers.put_pod(ref, make_peer(pod, attached, self._left.get(ref, ())))
 
-    def _make_peer(self, pod: Pod) -> PeerPod:
-        own = [self._attachments[key] for key in self._attachments_of.get(pod.ref, ())]
-        own = [attachment for attachment in own if attachment.is_of(pod)]
-        addresses: dict[Network, tuple[Address, ...]] = dict.fromkeys(self._left.get(pod.ref, ()), ())
-        for attachment in own:
-            if not attachment.live:
-                # Its addresses may be another's by now, whichever of the candidates its network is.
-                for network in attachment.subject.networks:
-                    addresses.setdefault(network, ())
-            # Of several candidates none is sure: then network-status alone says whose network it is.
-            if len(attachment.subject.networks) == 1:
-                network = attachment.subject.networks[0]
-                addresses[network] = addresses.get(network, ()) + (
-                    attachment.addresses if attachment.live else ()
-                )
-        for status in pod.statuses:
-            if status.network not in addresses:
-                addresses[status.network] = _on_network(pod, status.network)
-        return PeerPod(pod.namespace, pod.labels, pod.ports, {n: a for n, a in addresses.items() if a})
+    # --- while the source is behind ----------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """From now on nothing relaxes: what is allowed at this moment is the floor until `release`.
+
+        A further hold changes nothing. An attachment that comes later has no floor; one that is attached
+        again, of the same pod, keeps its own.
+        """
+        if self._floor is None:
+            rulesets = {key: self.ruleset(key) for key in self._attachments}
+            allowed = {
+                key: Allowed(found.pod_ref, found.pod_uid, rulesets[key])
+                for key, found in self._attachments.items()
+            }
+            self._floor = Floor(self._peers, allowed)
+
+    def release(self) -> set[AttachmentKey]:
+        """What is allowed now counts again, and alone; the dirty attachments: those that were held back."""
+        floor, self._floor = self._floor, None
+        return set() if floor is None else floor.release()
 
     # --- what is asked -----------------------------------------------------------------------------------
 
@@ -233,48 +268,43 @@ class Store:
 
     def governing(self, key: AttachmentKey) -> tuple[Policy, ...]:
         """The policies that govern an attachment (A4), by name."""
-        return tuple(self._policies[ref] for ref in self._governing(self._attachments[key]))
+        found = self._attachments[key]
+        if found.pod_ref is None or found.host_network:
+            return ()
+        subject = found.subject
+        return self._policies.governing(subject.namespace, subject.labels, subject.networks)
 
     def ruleset(self, key: AttachmentKey) -> Ruleset:
-        """What governs an attachment; the same object until that is something else."""
+        """What governs an attachment; the same object until that is something else.
+
+        While held: what both its floor and its policies permit. References mean `members`.
+        """
         found = self._attachments[key]
         if found.stale:
-            ruleset = self._compile(found)
+            ruleset = self._policies.compile(found.subject, self.governing(key))
             if ruleset != found.ruleset:
                 found.ruleset = ruleset
-            self._peers.hold(key, _resolved_refs(found.ruleset))
             found.stale = False
-        return found.ruleset
+            if self._floor is None:
+                self._peers.hold(key, found.ruleset.sets())
+        return found.ruleset if self._floor is None else self._floor.ruleset(key, found.ruleset)
 
     def members(self, ref: ResolvedRef) -> Members:
-        """Who is in a set now; the same object until that changes."""
-        return self._peers.members(ref)
+        """Who is in a set now, and while held was in it at the hold; the same object until that changes."""
+        return self._peers.members(ref) if self._floor is None else self._floor.members(ref)
 
-    def _governing(self, found: "_Attachment") -> list[PolicyRef]:
-        if found.pod_ref is None or found.host_network:
-            return []
-        subject = found.subject
-        candidates = {
-            ref
-            for network in subject.networks
-            for ref in self._policies_at.get((subject.namespace, network), ())
-        }
-        return sorted(
-            ref
-            for ref in candidates
-            if governs(self._policies[ref], subject.namespace, subject.labels, subject.networks)
-        )
+    def selects_peers(self, namespace: str, labels: Mapping[str, str], networks: tuple[Network, ...]) -> bool:
+        """Whether it takes the pods that there are to tell what such an interface is allowed.
 
-    def _compile(self, found: "_Attachment") -> Ruleset:
-        governing = self._governing(found)
-        for ref in governing:
-            if ref not in self._terms:
-                self._terms[ref] = make_terms(self._policies[ref])
-        return combine(found.subject, [self._terms[ref] for ref in governing], self._common)
+        So it does if a policy that would govern it (A4) names pods as peers in a direction that it isolates
+        (C2, C3), or where egress is isolated, names a port there (D4).
+        """
+        return self._policies.need_pods(self._policies.governing(namespace, labels, networks))
 
     def policies(self) -> tuple[Policy, ...]:
-        """All policies, by namespace and name."""
-        return tuple(self._policies[ref] for ref in sorted(self._policies))
+        """All policies in force, by namespace and name."""
+        self._end_orphans()
+        return self._policies.all()
 
     def pod(self, namespace: str, name: str) -> Pod | None:
         """The pod of that name; None: the source has none."""
@@ -286,11 +316,13 @@ class Store:
 
     def namespaces(self) -> dict[str, Namespace]:
         """The namespaces that there are: by an object, or because something is in them."""
+        self._end_orphans()
         names = {ref[0] for ref in (*self._pods, *self._policies)}
         names |= {definition.namespace for definition in self._net_attach_defs.values()}
         found = {name: Namespace(name, {NAME_LABEL: name}) for name in names}
         for name, namespace in self._namespaces.items():
-            found[name] = Namespace(name, {**namespace.labels, NAME_LABEL: name})
+            labels = {**namespace.labels, NAME_LABEL: name}
+            found[name] = msgspec.structs.replace(namespace, labels=labels)
         return found
 
     def problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
@@ -303,9 +335,13 @@ class Store:
         return self._reported
 
     def _find_problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
-        found = cluster_problems(self._policies.values(), self._net_attach_defs, self._peers.pods())
-        for policy in self._policies.values():
+        policies = self.policies()
+        found = cluster_problems(policies, self._net_attach_defs, self._peers.pods())
+        for policy in policies:
             found[policy.key] = policy.problems + found.get(policy.key, ())
+        for orphans in self._orphans.values():
+            for namespace, name in orphans:
+                found[ObjectKey("MultiNetworkPolicy", namespace, name)] += (ORPHANED,)
         for pod in self._pods.values():
             if pod.problems:
                 found[ObjectKey("Pod", pod.namespace, pod.name)] = pod.problems
@@ -313,66 +349,3 @@ class Store:
             key = ObjectKey("NetworkAttachmentDefinition", definition.namespace, definition.name)
             found[key] = definition.problems
         return found
-
-
-class _Attachment:
-    """One attachment as the store knows it. live: no DEL came yet. stale: its ruleset is to be compiled."""
-
-    def __init__(
-        self,
-        pod_ref: PodRef | None,
-        pod_uid: str,
-        subject: Subject,
-        addresses: tuple[Address, ...],
-        ruleset: Ruleset,
-    ) -> None:
-        self.pod_ref = pod_ref
-        self.subject = subject
-        self.addresses = addresses
-        self.ruleset = ruleset
-        self.live = True
-        self.stale = True
-        self.host_network = False
-        self._uid = pod_uid
-
-    def is_of(self, pod: Pod) -> bool:
-        """Whether that pod object is this attachment's (A12). A static pod's UID is its hash to runtimes."""
-        return self._uid in ("", pod.uid, pod.config_hash)
-
-    def follow(self, pod: Pod) -> bool:
-        """Take over the labels and ports of the pod object, if it is this one's; whether they changed."""
-        if not self.is_of(pod):
-            return False
-        now = msgspec.structs.replace(self.subject, labels=pod.labels, ports=pod.ports)
-        changed = now != self.subject or self.host_network != pod.host_network
-        self.subject, self.host_network = now, pod.host_network
-        self.stale = self.stale or changed
-        return changed
-
-
-def _resolved_refs(ruleset: Ruleset) -> Iterator[PodSet | EndpointSet]:
-    for match in (*(ruleset.ingress or ()), *(ruleset.egress or ())):
-        if match.peer is not None and not isinstance(match.peer, BlockSet):
-            yield match.peer
-
-
-def _on_network(pod: Pod, network: Network) -> tuple[Address, ...]:
-    return tuple(a for status in pod.statuses if status.network == network for a in status.addresses)
-
-
-def _meaning(policy: Policy) -> tuple[object, ...]:
-    return (policy.networks, policy.pod_selector, policy.ingress, policy.egress)
-
-
-def _put(objects: dict[K, E], key: K, new: E | None) -> None:
-    if new is None:
-        objects.pop(key, None)
-    else:
-        objects[key] = new
-
-
-def _discard(index: dict[K, set[E]], key: K, value: E) -> None:
-    found = index[key]
-    found.discard(value)
-    if not found:
-        del index[key]

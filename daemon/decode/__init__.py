@@ -75,8 +75,17 @@ def decode_object(raw: dict[str, Any]) -> ClusterObject:
         return decode_policy(key.namespace, key.name, raw)
     if key.kind == "NetworkAttachmentDefinition":
         return decode_net_attach_def(key.namespace, key.name, raw)
-    labels = read_labels(expect_object(raw.get("metadata"), "metadata"))
-    return Namespace(key.name, {**labels, NAMESPACE_LABEL: key.name})
+    return _decode_namespace(key.name, raw)
+
+
+def _decode_namespace(name: str, raw: Raw) -> Namespace:
+    metadata, status = expect_object(raw.get("metadata"), "metadata"), raw.get("status")
+    deleted = metadata.get("deletionTimestamp")
+    # Of a wrong type they mean nothing, and the labels count all the same.
+    terminating = (isinstance(deleted, str) and deleted != "") or (
+        isinstance(status, Mapping) and status.get("phase") == "Terminating"
+    )
+    return Namespace(name, {**read_labels(metadata), NAMESPACE_LABEL: name}, terminating)
 
 
 def _check_version(kind: str, raw: Raw) -> None:

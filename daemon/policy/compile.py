@@ -94,6 +94,15 @@ def make_terms(policy: Policy) -> Terms:
     return Terms(terms(Direction.INGRESS), terms(Direction.EGRESS))
 
 
+def needs_pods(term: Term, direction: Direction) -> bool:
+    """Whether it takes the pods that there are to tell what a rule permits.
+
+    Where it names pods as peers (C2, C3), and on egress a port, whatever form the peers have (D4).
+    """
+    by_port = bool(term.named) and direction is Direction.EGRESS
+    return any(by_port or isinstance(peer, PodSet) for peer in term.peers)
+
+
 def make_common_terms(common: CommonRules) -> Terms:
     """The operator's rules. They isolate nothing by themselves (E6)."""
     return Terms(

@@ -6,13 +6,14 @@ pods; only a set that is new, and a namespace that a selector newly selects, mak
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias, TypeVar, cast
+from typing import TypeAlias, cast
 
 import msgspec
 
 from daemon.intervals import holds, number
 from daemon.model import Address, AttachmentKey, ContainerPort, Network, Selector
 from daemon.policy.compile import find_port
+from daemon.policy.dicts import add, discard
 from daemon.policy.ruleset import BlockSet, Endpoint, EndpointSet, Members, PodSet
 from daemon.policy.selectors import EVERYTHING, matches
 
@@ -29,9 +30,6 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 
 Contribution: TypeAlias = frozenset[Address] | frozenset[Endpoint]
 """Elements of a set, which are all of one kind."""
-
-E = TypeVar("E")
-K = TypeVar("K")
 
 
 class PeerPod(msgspec.Struct, frozen=True):
@@ -82,6 +80,10 @@ class PeerSets:
         found = self._sets.get(ref)
         return (found or self._resolve(ref)).members()
 
+    def snapshot(self) -> dict[ResolvedRef, Members]:
+        """What each set that is held holds now; members are shared, not copied."""
+        return {ref: found.members() for ref, found in self._sets.items()}
+
     def pods(self) -> Mapping[PodRef, PeerPod]:
         """All pods that may be peers, as they are now."""
         return self._pods
@@ -120,9 +122,9 @@ class PeerSets:
 
     def _locate(self, ref: PodRef, before: PeerPod | None, after: PeerPod | None) -> None:
         for network in before.addresses if before else ():
-            _discard(self._located, (ref[0], network), ref)
+            discard(self._located, (ref[0], network), ref)
         for network in after.addresses if after else ():
-            self._located.setdefault((ref[0], network), set()).add(ref)
+            add(self._located, (ref[0], network), ref)
         if after is None:
             self._pods.pop(ref, None)
         else:
@@ -162,7 +164,7 @@ class PeerSets:
     def _index(self, new: "_PeerSet") -> None:
         self._sets[new.ref] = new
         for network in new.networks:
-            self._scoped.setdefault((new.scope, network), set()).add(new)
+            add(self._scoped, (new.scope, network), new)
         if isinstance(new.scope, Selector):
             self._selectors[new.scope] = self._selectors.get(new.scope, 0) + 1
             if self._selectors[new.scope] == 1:
@@ -171,7 +173,7 @@ class PeerSets:
     def _unindex(self, old: "_PeerSet") -> None:
         del self._sets[old.ref]
         for network in old.networks:
-            _discard(self._scoped, (old.scope, network), old)
+            discard(self._scoped, (old.scope, network), old)
         if isinstance(old.scope, Selector):
             self._selectors[old.scope] -= 1
             if not self._selectors[old.scope]:
@@ -278,10 +280,3 @@ def _in_blocks(blocks: BlockSet, address: Address) -> bool:
 
 def _holders(changed: Iterable[_PeerSet]) -> set[AttachmentKey]:
     return {holder for found in changed for holder in found.holders}
-
-
-def _discard(index: dict[K, set[E]], key: K, value: E) -> None:
-    found = index[key]
-    found.discard(value)
-    if not found:
-        del index[key]

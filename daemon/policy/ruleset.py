@@ -4,6 +4,7 @@ In: nothing. Out: the types that compile.py gives and planner.py takes. Peers st
 (PodSet, EndpointSet), so that a pod's change is a change of one shared set and not of any ruleset.
 """
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -84,6 +85,12 @@ class Ruleset(msgspec.Struct, frozen=True, weakref=True):
     def matches(self, direction: Direction) -> tuple[Match, ...] | None:
         """The permissions of a direction, None where it is open."""
         return self.ingress if direction is Direction.INGRESS else self.egress
+
+    def sets(self) -> Iterator[PodSet | EndpointSet]:
+        """What it refers to and does not hold in itself, each as often as a match does."""
+        for match in (*(self.ingress or ()), *(self.egress or ())):
+            if match.peer is not None and not isinstance(match.peer, BlockSet):
+                yield match.peer
 
 
 OPEN = Ruleset()

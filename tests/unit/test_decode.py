@@ -126,6 +126,21 @@ def test_a_namespace_always_has_its_name_as_label(labels: dict[str, str] | None)
     assert found == Namespace("a", {"kubernetes.io/metadata.name": "a"})
 
 
+@pytest.mark.parametrize(
+    ("deleted", "status", "want"),
+    [
+        ("2024-01-01T00:00:00Z", None, True),
+        (None, {"phase": "Terminating"}, True),
+        ("", {"phase": "Active"}, False),
+        (None, {}, False),
+        (5, "Terminating", False),
+    ],
+)
+def test_a_namespace_that_is_being_deleted(deleted: object, status: object, want: bool) -> None:
+    found = decode_object(make("Namespace", metadata={"deletionTimestamp": deleted}, status=status))
+    assert found == Namespace("a", {"kubernetes.io/metadata.name": "a"}, terminating=want)
+
+
 # --- pods ------------------------------------------------------------------------------------------------
 
 

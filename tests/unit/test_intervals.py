@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.intervals import holds, minus, number, union
+from daemon.intervals import common, holds, minus, number, union
 from daemon.model import Span
 
 pytestmark = pytest.mark.unit
@@ -41,6 +41,17 @@ def test_minus(given_spans: list[Span], holes: list[Span]) -> None:
     found = minus(given_spans, holes)
     assert_canonical(found)
     assert members(found) == members(given_spans) - members(holes)
+
+
+@given(many, many)
+def test_common(given_spans: list[Span], others: list[Span]) -> None:
+    found = common(union(given_spans), union(others))
+    assert_canonical(found)
+    assert members(found) == members(given_spans) & members(others)
+
+
+def test_common_keeps_adjacent_spans_apart() -> None:
+    assert common(((1, 1), (2, 2), (3, 3)), ((2, 9),)) == ((2, 2), (3, 3))
 
 
 @given(many, st.integers(-1, TOP + 1))
