@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
@@ -34,7 +35,11 @@ from daemon.reconcile import Reconciler
 from daemon.registry import Registry
 from daemon.report import Report
 from daemon.server import Server
-from daemon.sources.base import Source
+from daemon.sources.base import Source, Update
+from daemon.sources.kubernetes.client import Client
+from daemon.sources.kubernetes.login import Login, follow_kubeconfig, follow_pod
+from daemon.sources.kubernetes.reflector import Timing
+from daemon.sources.kubernetes.source import KubernetesSource
 from daemon.sources.manifests import ManifestsSource
 from daemon.store import Store
 from daemon.upkeep import Upkeep
@@ -109,6 +114,8 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         backend = choose_backend(settings.backend)
         clock = time.monotonic
+        self._source = make_source(settings, lambda update: self._dataplane.post_update(update))
+        source = self._source
         inbox = Inbox()
         store = Store(settings.common_rules)
         records = RecordStore(settings.state_dir / "attachments", _boot_id())
@@ -121,15 +128,17 @@ class Daemon:
             reconciler,
             upkeep,
             clock,
-            lambda: self._source.request_sync(0),
-            LifecycleSettings(records.boot_id, settings.track_connections),
+            source.look_up,
+            LifecycleSettings(records.boot_id, settings.track_connections, source.look_up_seconds),
         )
-        barriers = Barriers(reconciler, clock, lambda token: self._source.request_sync(token))
+        barriers = Barriers(reconciler, clock, source.request_sync)
         report = Report(store, registry, reconciler, upkeep, backend, settings.source)
         report.waiting_adds = lambda: lifecycle.waiting
+        report.source_cost = source.cost
         barriers.notes = report.problems
-        self._dataplane = Dataplane(inbox, registry, reconciler, upkeep, lifecycle, barriers, report)
-        self._source = make_source(settings, self._dataplane)
+        self._dataplane = Dataplane(
+            inbox, registry, reconciler, upkeep, lifecycle, barriers, report, source.tell
+        )
         self._server = Server(settings.socket, self._dataplane.post_request)
         address = settings.metrics_address
         self._metrics = MetricsServer(address, self._dataplane.ask_status) if address else None
@@ -177,8 +186,6 @@ def unsupported(settings: Settings) -> list[str]:
     problems = []
     if settings.backend == "iptables":
         problems.append("--backend iptables: not in this version; use nftables or auto")
-    if settings.source.partition(":")[0] != "manifests":
-        problems.append(f"--source {settings.source}: not in this version; use manifests:DIR")
     return problems
 
 
@@ -193,9 +200,18 @@ def choose_backend(wanted: str) -> Backend:
     return backend
 
 
-def make_source(settings: Settings, dataplane: Dataplane) -> Source:
-    """The source that `--source` names (see `unsupported`)."""
-    return ManifestsSource(Path(settings.source.partition(":")[2]), dataplane.post_update)
+def make_source(settings: Settings, publish: Callable[[Update], None]) -> Source:
+    """The source that `--source` names. Raises ConfigError where that can't be used as it is set up."""
+    kind, _, directory = settings.source.partition(":")
+    if kind == "manifests":
+        return ManifestsSource(Path(directory), publish)
+    path = settings.kubeconfig
+    login = Login(follow_kubeconfig(Path(path)) if path else follow_pod(os.environ))
+    # kubelet's own default.
+    node_name = settings.node_name or os.uname().nodename.lower()
+    log.info("node", extra={"node": node_name})
+    client = Client(login, f"multi-networkpolicyd/{version('multi-networkpolicy')} ({node_name})")
+    return KubernetesSource(client, node_name, publish, Timing(), settings.events)
 
 
 def _boot_id() -> str:

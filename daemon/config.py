@@ -15,6 +15,7 @@ import msgspec
 
 from daemon.decode import decode_common_rules
 from daemon.decode.blocks import parse_cidr
+from daemon.decode.fields import is_name
 from daemon.errors import ConfigError
 from daemon.kubeyaml import YamlError, load_yaml
 from daemon.log import FORMATS, LEVELS
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     track_connections: bool
     common_rules: CommonRules
     multus_cache_dir: Path
+    events: bool
     sources: tuple[tuple[str, str, str], ...]
 
     def origins(self) -> tuple[tuple[str, str, str], ...]:
@@ -132,6 +134,13 @@ def _source(value: Any) -> str:
     raise ValueError("expected kubernetes or manifests:DIR")
 
 
+def _node(value: Any) -> str:
+    text = _text(value)
+    if text and not is_name(text):
+        raise ValueError("expected a node's name: lower case letters, digits, dashes and dots")
+    return text
+
+
 def _address(value: Any) -> str:
     text = _text(value)
     if not text:
@@ -183,8 +192,10 @@ OPTIONS: tuple[_Option, ...] = (
         _same,
         "SOURCE",
     ),
-    _Option("kubeconfig", "", _text, "for --source kubernetes, outside a cluster", _same, "FILE"),
-    _Option("nodeName", "", _text, "this node's name, for --source kubernetes", _same, "NAME"),
+    _Option(
+        "kubeconfig", "", _text, "for --source kubernetes; without it: as a pod of the cluster", _same, "FILE"
+    ),
+    _Option("nodeName", "", _node, "this node's name in the cluster; without it: the host's", _same, "NAME"),
     _Option("backend", "auto", _one_of(*BACKENDS), "auto, nftables or iptables", _same, "NAME"),
     _Option(
         "socket",
@@ -213,6 +224,7 @@ OPTIONS: tuple[_Option, ...] = (
         "allowIpv6SrcPrefixes", [], _prefixes, "allow what comes in from these prefixes", _parse_list, "LIST"
     ),
     _Option("allowIpv6DstPrefixes", [], _prefixes, "allow what goes to these prefixes", _parse_list, "LIST"),
+    _Option("events", True, _flag, "Events on policies and pods for what is reported", _parse_flag, "BOOL"),
     _Option("multusCacheDir", "/var/lib/cni/multus", _path, "where Multus notes its delegates", _same, "DIR"),
 )
 

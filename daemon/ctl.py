@@ -234,6 +234,17 @@ def _status_table(status: dict[str, Any]) -> None:
     states = ", ".join(f"{count} {state}" for state, count in sorted(status["attachments"].items()))
     waiting = status["waitingAdds"]
     print(f"attachments: {states or 'none'}; policies: {status['policies']}; ADDs waiting: {waiting}")
+    if cost := status["sourceCost"]:
+        requests = ", ".join(f"{count} {verb}" for verb, count in cost["requests"].items())
+        print(
+            f"API server: {cost['watches']} watches open, {cost['requestsPerSecond']:.2f} requests/s, "
+            f"{cost['errors']} errors; {cost['bytesAtStart'] / 1e6:.1f} MB at the start, "
+            f"{cost['bytes'] / 1e6:.1f} MB in all; {requests}"
+        )
+    if status["behind"]:
+        print(f"behind, so nothing relaxes: {status['behind']}")
+    for reason in status["refused"]:
+        print(f"lacks: {reason}")
     for path in status["pending"]:
         print(f"pending: {path}")
     for problem in status["problems"]:

@@ -19,11 +19,12 @@ from daemon.errors import DataplaneError, NetnsError
 from daemon.inbox import Inbox, Lane
 from daemon.lifecycle import Lifecycle, reply_bug, reply_error
 from daemon.log import get_logger
+from daemon.model import ObjectKey
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
 from daemon.report import Report
 from daemon.server import Request
-from daemon.sources.base import Update
+from daemon.sources.base import Finding, Update
 from daemon.upkeep import Upkeep
 
 log = get_logger(__name__)
@@ -32,6 +33,8 @@ NETNS_SWEEP_SECONDS = 0.25
 """A stat per netns: what is ours goes within a second of the netns' end, or of the link's after a DEL."""
 LINK_SWEEP_SECONDS = 5.0
 """An entry per netns: for interfaces whose DEL was lost."""
+
+FINDINGS_SECONDS = 2.0
 
 SETTLE_OBJECTS = 1000
 """So many objects make a full collection worth avoiding."""
@@ -49,6 +52,7 @@ class Dataplane:
         lifecycle: Lifecycle,
         barriers: Barriers,
         report: Report,
+        tell: Callable[[Mapping[ObjectKey, tuple[Finding, ...]]], None],
     ) -> None:
         self._inbox = inbox
         self._registry = registry
@@ -57,10 +61,12 @@ class Dataplane:
         self._lifecycle = lifecycle
         self._barriers = barriers
         self._report = report
+        self._tell = tell
         self._stopping = ""
         self._new_objects = 0
         self._next_sweep = 0.0
         self._next_link_sweep = 0.0
+        self._next_findings = 0.0
         self._operations: dict[str, Callable[[Request], None]] = {
             wire.OP_ADD: lifecycle.add,
             wire.OP_DEL: lifecycle.delete,
@@ -104,6 +110,7 @@ class Dataplane:
                 task()
             busy = self._reconciler.step()
             self._upkeep_step()
+            self._tell_findings()
             self._lifecycle.advance()
             self._barriers.advance()
             # Replacing a file takes longer than programming a netns: records wait until all is in force.
@@ -142,12 +149,10 @@ class Dataplane:
 
     def _take_update(self, update: Update) -> None:
         self._new_objects += len(update.changes)
-        if update.changes:
-            self._upkeep.on_changes(update.changes)
+        self._upkeep.on_update(update)
         self._report.source_problems = dict(update.problems)
-        if update.complete and not self._upkeep.ready:
-            self._upkeep.become_ready()
-            log.info("ready", extra={"attachments": len(self._registry.attachments)})
+        for found in update.found:
+            self._lifecycle.on_found(found)
         for token in update.tokens:
             self._barriers.reached(token)
 
@@ -160,6 +165,16 @@ class Dataplane:
         self._next_sweep = now + NETNS_SWEEP_SECONDS
         if links:
             self._next_link_sweep = now + LINK_SWEEP_SECONDS
+
+    def _tell_findings(self) -> None:
+        """Let the source tell authors what is wrong with their objects.
+
+        To gather it takes a look at everything: at most a hundredth of the time.
+        """
+        now = time.monotonic()
+        if now >= self._next_findings and self._upkeep.ready:
+            self._tell(self._report.findings())
+            self._next_findings = now + max(FINDINGS_SECONDS, 100 * (time.monotonic() - now))
 
     def _save_one(self) -> bool:
         """Bring one sandbox's records up to date, off any reply's path. False: none lags behind."""

@@ -30,13 +30,12 @@ from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.registry import Registry, identity_of, log_fields
 from daemon.server import Request
+from daemon.sources.base import Found
 from daemon.store import Store
 from daemon.upkeep import Upkeep, same_pod
 
 log = get_logger(__name__)
 
-UNKNOWN_POD_SECONDS = 1.0
-"""How long an ADD waits for its pod to show up in the source."""
 REPLY_MARGIN_SECONDS = 0.5
 """Left to the plugin of its own timeout, so that our reason reaches the runtime and not a bare timeout."""
 MOST_WAIT_SECONDS = 600.0
@@ -45,33 +44,39 @@ NO_NETWORK = Candidates((), "none")
 
 @dataclass(frozen=True, slots=True)
 class LifecycleSettings:
-    """track: connection tracking, unless the plugin's configuration says otherwise (A6)."""
+    """track: connection tracking, unless the plugin's configuration says otherwise (A6).
+
+    look_up_seconds: how long an ADD waits for the source's look for its pod.
+    """
 
     boot_id: str
     track: bool
+    look_up_seconds: float
 
 
 @dataclass(slots=True)
 class Waiting:
     """An ADD that can't be answered yet.
 
-    token: of its netns, None where it has none. since: when the source could first have known its pod.
+    token: of its netns, None where it has none. since: when the source was asked for its pod. patience: when
+    it must be answered at the latest. found: what the source's look for the pod came to.
     """
 
     add: AddRequest
     request: Request
     deadline: float
     token: int | None = None
-    since: float | None = None
-
-    @property
-    def patience(self) -> float:
-        """When it must be answered at the latest."""
-        return self.deadline if self.since is None else min(self.deadline, self.since + UNKNOWN_POD_SECONDS)
+    patience: float = 0.0
+    asked: bool = False
+    found: Found | None = None
 
 
 class Lifecycle:
-    """`clock`: monotonic seconds; `rescan` asks the source to look again, now."""
+    """`clock`: monotonic seconds.
+
+    `look_up(namespace, name)` asks the source for a pod that is not known; the answer is a change, or
+    comes by `on_found`.
+    """
 
     def __init__(
         self,
@@ -80,7 +85,7 @@ class Lifecycle:
         reconciler: Reconciler,
         upkeep: Upkeep,
         clock: Callable[[], float],
-        rescan: Callable[[], None],
+        look_up: Callable[[str, str], None],
         settings: LifecycleSettings,
     ) -> None:
         self._store = store
@@ -88,7 +93,7 @@ class Lifecycle:
         self._reconciler = reconciler
         self._upkeep = upkeep
         self._clock = clock
-        self._rescan = rescan
+        self._look_up = look_up
         self._settings = settings
         self._waiting: list[Waiting] = []
 
@@ -101,7 +106,8 @@ class Lifecycle:
         seconds = left / 1000 if isinstance(left, int) and left > 0 else 0.0
         deadline = request.received + min(MOST_WAIT_SECONDS, max(0.0, seconds - REPLY_MARGIN_SECONDS))
         # Only before the source is read may its netns have to wait; later there is no time to lose.
-        waiting = Waiting(add, request, deadline, None if self._upkeep.ready else _token(add))
+        token = None if self._upkeep.ready else _token(add)
+        waiting = Waiting(add, request, deadline, token, patience=deadline)
         if not self._advance(waiting):
             self._waiting.append(waiting)
 
@@ -159,6 +165,17 @@ class Lifecycle:
         """Look at every waiting ADD again, in order of arrival: the source has news, or time has passed."""
         self._waiting = [waiting for waiting in self._waiting if not self._advance(waiting)]
 
+    def on_found(self, found: Found) -> None:
+        """The source has looked for a pod."""
+        for waiting in self._waiting:
+            pod = waiting.add.pod
+            if (
+                waiting.asked
+                and pod is not None
+                and (pod.namespace, pod.name) == (found.namespace, found.name)
+            ):
+                waiting.found = found
+
     def next_deadline(self) -> float | None:
         """When a waiting ADD must be looked at again at the latest."""
         return min((waiting.patience for waiting in self._waiting), default=None)
@@ -194,27 +211,49 @@ class Lifecycle:
             return True
         if not self._upkeep.ready:
             if late:
-                self._answer_unready(waiting)
+                self._answer_unready(waiting, self._upkeep.not_ready_because)
             return late
-        pod = self._store.pod(add.pod.namespace, add.pod.name)
-        if pod is not None and same_pod(pod, add.pod.uid):
-            found = self._upkeep.find_networks(add.key, add.network, add.config_name, pod)
-            self._commit(waiting, pod, found, unready=False)
-            return True
-        if waiting.since is None:
-            waiting.since = self._clock()
-            self._rescan()
-        elif late:
-            raise CniError(TRY_AGAIN_LATER, _unknown(add.pod, pod))
-        return False
+        pod = self._known_pod(waiting, add.pod)
+        if pod is None:
+            return False
+        found = self._upkeep.find_networks(add.key, add.network, add.config_name, pod)
+        if not self._upkeep.peers_listed and self._store.selects_peers(
+            pod.namespace, pod.labels, found.networks
+        ):
+            waiting.patience = waiting.deadline
+            late = self._clock() >= waiting.deadline
+            if late:
+                self._answer_unready(waiting, "the pods of other nodes have not been listed yet")
+            return late
+        self._commit(waiting, pod, found, unready=False)
+        return True
 
-    def _answer_unready(self, waiting: Waiting) -> None:
+    def _known_pod(self, waiting: Waiting, wanted: cni.PodIdentity) -> Pod | None:
+        """The pod of an ADD, as the source has it or has found it; None: not known yet.
+
+        Raises CniError (code 11) when there is no more hope.
+        """
+        pod = self._store.pod(wanted.namespace, wanted.name)
+        if pod is not None and same_pod(pod, wanted.uid):
+            return pod
+        answer = waiting.found
+        if answer is not None and answer.pod is not None and same_pod(answer.pod, wanted.uid):
+            return answer.pod
+        if not waiting.asked:
+            waiting.asked = True
+            waiting.patience = min(waiting.deadline, self._clock() + self._settings.look_up_seconds)
+            self._look_up(wanted.namespace, wanted.name)
+        elif answer is not None or self._clock() >= waiting.patience:
+            raise CniError(TRY_AGAIN_LATER, _unknown(wanted, pod, answer))
+        return None
+
+    def _answer_unready(self, waiting: Waiting, because: str) -> None:
         """The deadline came before the source: error 11.
 
         With `onUnready: deny` everything is denied until the source comes.
         """
         if not waiting.add.deny_unready:
-            raise CniError(TRY_AGAIN_LATER, f"not ready: {self._upkeep.not_ready_because}")
+            raise CniError(TRY_AGAIN_LATER, f"not ready: {because}")
         self._commit(waiting, None, NO_NETWORK, unready=True)
 
     def _held(self, token: int | None) -> Sandbox | None:
@@ -349,7 +388,9 @@ def _inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
     return identity, link
 
 
-def _unknown(identity: cni.PodIdentity, pod: Pod | None) -> str:
-    if pod is None:
-        return f"pod {identity} is not known to the source: is its object there, and does this daemon see it?"
-    return f"pod {identity} is known with UID {pod.uid}, not {identity.uid}: another pod of this name"
+def _unknown(identity: cni.PodIdentity, pod: Pod | None, answer: Found | None) -> str:
+    pod = answer.pod if answer is not None and answer.pod is not None else pod
+    if pod is not None:
+        return f"pod {identity} is known with UID {pod.uid}, not {identity.uid}: another pod of this name"
+    why = answer.message if answer is not None else "is its object there, and does this daemon see it?"
+    return f"pod {identity} is not known to the source: {why}"

@@ -54,9 +54,31 @@ def _version(status: Status) -> Iterator[tuple[str, float]]:
     yield f'{{version="{status["version"]}"}}', 1.0
 
 
+def _cost(key: str) -> Callable[[Status], Iterator[tuple[str, float]]]:
+    def values(status: Status) -> Iterator[tuple[str, float]]:
+        if key in status["sourceCost"]:
+            yield "", float(status["sourceCost"][key])
+
+    return values
+
+
+def _requests(status: Status) -> Iterator[tuple[str, float]]:
+    for verb, count in status["sourceCost"].get("requests", {}).items():
+        yield f'{{verb="{verb}"}}', float(count)
+
+
+def _behind(status: Status) -> Iterator[tuple[str, float]]:
+    yield "", float(bool(status["behind"]))
+
+
 METRICS = (
     Metric("build_info", "gauge", "The daemon's version.", _version),
     Metric("ready", "gauge", "1 when the source has been read as a whole.", _one("ready")),
+    Metric("behind", "gauge", "1 while the source is out of date, and nothing relaxes.", _behind),
+    Metric("api_requests_total", "counter", "Requests to the API server.", _requests),
+    Metric("api_errors_total", "counter", "Requests that came to nothing.", _cost("errors")),
+    Metric("api_received_bytes_total", "counter", "Bytes of answers.", _cost("bytes")),
+    Metric("api_watches", "gauge", "Open watches.", _cost("watches")),
     Metric("attachments", "gauge", "Attachments on this node by state.", _states),
     Metric("policies", "gauge", "Policies that the source holds.", _one("policies")),
     Metric("problems", "gauge", "Things reported now: objects, files, netns.", _length("problems")),
@@ -159,6 +181,7 @@ def _answer(path: str, ask: Callable[[float], Status]) -> tuple[HTTPStatus, str]
         return HTTPStatus.SERVICE_UNAVAILABLE, "the dataplane does not answer\n"
     if path == "/metrics":
         return HTTPStatus.OK, exposition(status)
-    if path == "/readyz" and not status["ready"]:
-        return HTTPStatus.SERVICE_UNAVAILABLE, f"{status['notReadyBecause']}\n"
+    missing = status["refused"] if status["ready"] else [status["notReadyBecause"]]
+    if path == "/readyz" and missing:
+        return HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in missing)
     return HTTPStatus.OK, "ok\n"

@@ -6,7 +6,7 @@ In: requests of mnpctl. Out: replies; nothing is changed. Only the dataplane thr
 import ipaddress
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -14,13 +14,21 @@ from cni_plugin import wire
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.backends.base import Backend
 from daemon.errors import DataplaneError, NetnsError
-from daemon.model import Direction, Policy, Problem
+from daemon.model import Direction, ObjectKey, Policy, Problem
 from daemon.program import chain_name, restrict
 from daemon.reconcile import Attachment, Reconciler
 from daemon.registry import Registry
 from daemon.server import Request
+from daemon.sources.base import Finding
 from daemon.store import Store
 from daemon.upkeep import Upkeep
+
+_REASONS = {
+    "MultiNetworkPolicy": "PolicyProblem",
+    "Pod": "AnnotationProblem",
+    "NetworkAttachmentDefinition": "ConfigProblem",
+    "Namespace": "NamespaceProblem",
+}
 
 
 class Report:
@@ -43,6 +51,7 @@ class Report:
         self._source = source
         self._started = time.monotonic()
         self.waiting_adds: Callable[[], int] = lambda: 0
+        self.source_cost: Callable[[], Mapping[str, Any]] = dict
         self.source_problems: dict[str, tuple[Problem, ...]] = {}
         self.operations: dict[str, Callable[[Request], None]] = {
             wire.OP_STATUS_REPORT: self._answer(self.status),
@@ -72,7 +81,10 @@ class Report:
             "uptimeSeconds": round(time.monotonic() - self._started, 1),
             "ready": self._upkeep.ready,
             "notReadyBecause": self._upkeep.not_ready_because,
+            "behind": self._upkeep.behind,
+            "refused": list(self._upkeep.refused),
             "source": self._source,
+            "sourceCost": dict(self.source_cost()),
             "backend": self._backend.name,
             "attachments": states,
             "waitingAdds": self.waiting_adds(),
@@ -141,6 +153,22 @@ class Report:
         for attachment in self._registry.attachments.values():
             lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in attachment.notes]
         return lines
+
+    def findings(self) -> dict[ObjectKey, tuple[Finding, ...]]:
+        """What is reported about objects, for their authors; only of pods that have an attachment here."""
+        found: dict[ObjectKey, list[Finding]] = {}
+        for key, problems in self._store.problems().items():
+            reason = _REASONS[key.kind]
+            found[key] = [Finding(reason, f"{problem.field}: {problem.message}") for problem in problems]
+        for attachment in self._registry.attachments.values():
+            record, error = attachment.record, self._registry.sandbox(attachment).error
+            if not record.pod_name:
+                continue
+            told = [Finding("NotEnforced", f"{record.ifname}: {error}")] if error else []
+            told += [Finding("NetworkStatusDiffers", f"{record.ifname}: {note}") for note in attachment.notes]
+            if told:
+                found.setdefault(ObjectKey("Pod", record.pod_namespace, record.pod_name), []).extend(told)
+        return {key: tuple(each) for key, each in found.items()}
 
     def _describe(self, attachment: Attachment) -> dict[str, Any]:
         record = attachment.record

@@ -15,6 +15,7 @@ from daemon.netns import NetnsIdentity
 from daemon.networks import Candidates, confirm_networks, find_networks, read_multus_cache
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.registry import Registry, identity_of, log_fields
+from daemon.sources.base import Update
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -27,7 +28,8 @@ IDENTITY_TURNS = 4
 class Upkeep:
     """ready: the source has been read as a whole at least once.
 
-    Before, nothing is verified, deleted or opened.
+    Before, nothing is verified, deleted or opened. behind: what is known is out of date, so nothing relaxes;
+    "": it is not. peers_listed: other nodes' pods are known, if any policy refers to pods.
     """
 
     def __init__(self, store: Store, registry: Registry, reconciler: Reconciler, multus_cache: Path) -> None:
@@ -39,14 +41,33 @@ class Upkeep:
         self._distrust = False
         self.ready = False
         self.not_ready_because = "the source has not been read yet"
+        self.behind = ""
+        self.peers_listed = True
+        self.refused: tuple[str, ...] = ()
 
     # --- the source --------------------------------------------------------------------------------------
 
-    def on_changes(self, changes: tuple[Change, ...]) -> None:
-        """Take the source's news in.
+    def on_update(self, update: Update) -> None:
+        """Take the source's news in: changes, and how far what is known can be trusted."""
+        if update.behind and not self.behind:
+            log.warning("behind", extra={"reason": update.behind, "meanwhile": "nothing relaxes"})
+            self._store.hold()
+        if update.changes:
+            self._on_changes(update.changes)
+        if self.behind and not update.behind:
+            log.info("current")
+            self._registry.mark(self._store.release())
+        self.behind, self.refused = update.behind, update.refused
+        listed, self.peers_listed = update.peers_listed and not self.peers_listed, update.peers_listed
+        if update.complete and not self.ready:
+            self._become_ready()
+        elif listed:
+            self._converge_unready()
+        if not self.ready:
+            self.not_ready_because = update.because or self.not_ready_because
 
-        What they make dirty is marked, networks are compared with network-status.
-        """
+    def _on_changes(self, changes: tuple[Change, ...]) -> None:
+        """What they make dirty is marked, networks are compared with network-status."""
         self._registry.mark(self._store.apply(changes))
         pods = {change.object.ref for change in changes if isinstance(change.object, Pod)}
         everyone = any(isinstance(change.object, NetAttachDef) for change in changes)
@@ -63,13 +84,17 @@ class Upkeep:
         definitions = self._store.net_attach_defs().values()
         return find_networks(configured, cached, config_name, key.ifname, pod, definitions)
 
-    def become_ready(self) -> None:
+    def _become_ready(self) -> None:
         """The source has been read as a whole: restored attachments are verified, unready ones converge."""
         self.ready = True
         self.not_ready_because = ""
         for sandbox in list(self._reconciler.sandboxes.values()):
             if sandbox.held:
                 self._verify_restored(sandbox)
+        self._converge_unready()
+        log.info("ready", extra={"attachments": len(self._registry.attachments)})
+
+    def _converge_unready(self) -> None:
         for attachment in list(self._registry.attachments.values()):
             if attachment.record.unready:
                 self._confirm(attachment)

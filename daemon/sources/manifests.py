@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from daemon.log import get_logger
-from daemon.model import Problem
-from daemon.sources.base import Update
+from daemon.model import ObjectKey, Problem
+from daemon.sources.base import Finding, Update
 from daemon.sources.catalog import Catalog
 from daemon.sources.directory import SUFFIXES, Directory, Look
 from daemon.sources.mounts import Mounts
@@ -80,6 +81,22 @@ class ManifestsSource:
             if not self._stopping:
                 self._asked.append(token)
                 self._watch.wake()
+
+    @property
+    def look_up_seconds(self) -> float:
+        """See Source: what a look at the directory takes, many times over."""
+        return 1.0
+
+    def look_up(self, namespace: str, name: str) -> None:
+        """See Source: the directory is read anew; a pod that is there comes as a change."""
+        self.request_sync(0)
+
+    def tell(self, findings: Mapping[ObjectKey, tuple[Finding, ...]]) -> None:
+        """See Source: a directory has nobody to tell."""
+
+    def cost(self) -> Mapping[str, Any]:
+        """See Source: none to others."""
+        return {}
 
     # --- the thread --------------------------------------------------------------------------------------
 
@@ -159,7 +176,8 @@ class ManifestsSource:
             _log_new(self._problems, problems)
             self._problems = problems
             self._told_complete = self._complete
-            self._publish(Update(changes, problems, self._complete, tokens))
+            because = "" if self._complete else self._trouble or "the manifests have not been read yet"
+            self._publish(Update(changes, problems, self._complete, because, tokens=tokens))
 
 
 def _log_new(old: Mapping[str, tuple[Problem, ...]], new: Mapping[str, tuple[Problem, ...]]) -> None:

@@ -76,6 +76,7 @@ SETTERS: list[tuple[str, str, str, Any]] = [
     ("metrics-address", "metrics_address", "[::1]:80", "[::1]:80"),
     ("log-format", "log_format", "json", "json"),
     ("track-connections", "track_connections", "false", False),
+    ("events", "events", "false", False),
     ("multus-cache-dir", "multus_cache_dir", "/tmp/m", Path("/tmp/m")),
 ]
 
@@ -83,7 +84,7 @@ SETTERS: list[tuple[str, str, str, Any]] = [
 @pytest.mark.parametrize(("name", "field", "text", "value"), SETTERS)
 def test_each_way_to_set(name: str, field: str, text: str, value: Any) -> None:
     key = "".join(part.title() if index else part for index, part in enumerate(name.split("-")))
-    written = text if field == "track_connections" else f'"{text}"'
+    written = text if isinstance(value, bool) else f'"{text}"'
     assert getattr(load(f"--{name}={text}"), field) == value
     assert getattr(load(env={f"MNP_{field.upper()}": text}), field) == value
     assert getattr(load(file=f"{key}: {written}"), field) == value

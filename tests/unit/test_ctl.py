@@ -17,7 +17,17 @@ STATUS = {
     "version": "0.1.0",
     "ready": False,
     "notReadyBecause": "the source has not been read yet",
-    "source": "manifests:/m",
+    "behind": "own pods: the history is gone",
+    "refused": ["policies: list is not granted"],
+    "source": "kubernetes",
+    "sourceCost": {
+        "requests": {"GET": 4, "WATCH": 5},
+        "requestsPerSecond": 0.25,
+        "errors": 1,
+        "bytes": 3_400_000,
+        "watches": 5,
+        "bytesAtStart": 2_100_000,
+    },
     "backend": "nftables",
     "uptimeSeconds": 3.0,
     "attachments": {"applied": 2, "guard": 1},
@@ -88,8 +98,9 @@ def run(scripted: Scripted, *arguments: str) -> int:
     return ctl.main(["--socket", str(scripted.path), *arguments])
 
 
+COST = ["5 watches", "0.25 requests/s", "2.1 MB at the start", "behind", "lacks: policies: list"]
 SHOWN = [
-    (["status"], ["not ready: the source", "nftables", "2 applied", "problem: web.yaml: broken"]),
+    (["status"], ["not ready: the source", "nftables", "2 applied", "problem: web.yaml: broken", *COST]),
     (["attachments"], ["default/web", "10.0.0.5", "default/net-a", "ingress", "default/only-a"]),
     (["policies"], ["default/only-a", "Ingress", "spec.ingress[0]: an empty peer matches nothing"]),
     (["render", "web"], ["table inet multi-networkpolicy"]),

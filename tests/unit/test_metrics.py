@@ -15,6 +15,9 @@ STATUS: dict[str, Any] = {
     "version": "0.1.0",
     "ready": True,
     "notReadyBecause": "",
+    "behind": "",
+    "refused": [],
+    "sourceCost": {"requests": {"GET": 4, "WATCH": 5}, "errors": 1, "bytes": 3000, "watches": 5},
     "backend": "nftables",
     "attachments": {"applied": 3, "guard": 1},
     "policies": 4,
@@ -67,7 +70,14 @@ def test_every_metric_is_told_with_help_and_type(serving: Serving) -> None:
         assert f"# TYPE multi_networkpolicy_{metric.name} {metric.kind}" in text
     assert 'multi_networkpolicy_attachments{state="applied"} 3' in text
     assert "multi_networkpolicy_netns_pending 1" in text
+    assert 'multi_networkpolicy_api_requests_total{verb="WATCH"} 5' in text
+    assert "multi_networkpolicy_api_watches 5" in text
     assert 'multi_networkpolicy_programs_failed_total{backend="nftables"} 1' in text
+
+
+def test_a_source_without_an_api_server_has_no_figures_of_one() -> None:
+    lines = exposition({**STATUS, "sourceCost": {}}).splitlines()
+    assert not [line for line in lines if "_api_" in line and not line.startswith("#")]
 
 
 def test_the_format_is_prometheus() -> None:
@@ -80,6 +90,9 @@ def test_ready_and_healthy(serving: Serving) -> None:
     assert serving.get("/healthz") == (200, "ok\n")
     serving.status = {**STATUS, "ready": False, "notReadyBecause": "not read yet"}
     assert serving.get("/readyz") == (503, "not read yet\n")
+    assert serving.get("/healthz")[0] == 200
+    serving.status = {**STATUS, "refused": ["policies: not installed", "own pods: not granted"]}
+    assert serving.get("/readyz") == (503, "policies: not installed\nown pods: not granted\n")
     assert serving.get("/healthz")[0] == 200
     serving.status = None
     assert serving.get("/healthz")[0] == 503

@@ -1,0 +1,109 @@
+"""All collections merged into the objects that the daemon knows.
+
+In: what lists and events gave, by collection. Out: Changes, where an object means something else than before.
+Not thread-safe: its owner locks. Two collections may know one pod: this node's own view of it counts.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from daemon.decode import keep_last_valid
+from daemon.model import Change, ClusterObject, ContainerPort, ObjectKey, Pod, Policy, Problem
+from daemon.sources.kubernetes.watched import Seen
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """An object as one collection has it. object None: it could never be decoded."""
+
+    uid: str
+    version: str
+    object: ClusterObject | None
+
+
+class Cache:
+    """`order`: names of the collections; of two that have one object the earlier one counts."""
+
+    def __init__(self, order: Iterable[str]) -> None:
+        self._views: dict[str, dict[ObjectKey, Entry]] = {name: {} for name in order}
+        self._ports: dict[str, tuple[ContainerPort, ...]] = {}
+        self._published: dict[ObjectKey, ClusterObject] = {}
+        self._problems: dict[ObjectKey, Problem] = {}
+
+    def view(self, name: str) -> Mapping[ObjectKey, Entry]:
+        """One collection's objects."""
+        return self._views[name]
+
+    @property
+    def problems(self) -> Mapping[ObjectKey, Problem]:
+        """The objects that can't be decoded as they are now."""
+        return self._problems
+
+    def reference(self, key: ObjectKey) -> str:
+        """The UID of an object; "" when no collection has it."""
+        return next((view[key].uid for view in self._views.values() if key in view), "")
+
+    def put(self, name: str, seen: Seen) -> Iterator[Change]:
+        """An object as it is now; one of which nothing is kept is as good as gone."""
+        if seen.object is None and seen.problem is None:
+            yield from self.remove(name, seen.key)
+            return
+        view = self._views[name]
+        last = view.get(seen.key)
+        if last is not None and last.uid != seen.uid:
+            # Another object of the same name, of which the last one's end was not told.
+            self._ports.pop(last.uid, None)
+            last = None
+        view[seen.key] = Entry(seen.uid, seen.version, self._settle(seen, last))
+        yield from self._publish(seen.key)
+
+    def remove(self, name: str, key: ObjectKey) -> Iterator[Change]:
+        """An object that a collection has no more."""
+        entry = self._views[name].pop(key, None)
+        if entry is not None:
+            self._problems.pop(key, None)
+            self._ports.pop(entry.uid, None)
+            yield from self._publish(key)
+
+    def put_ports(self, key: ObjectKey, uid: str, ports: tuple[ContainerPort, ...]) -> Iterator[Change]:
+        """The container ports of a pod that only its metadata is known of."""
+        if self.reference(key) == uid:
+            self._ports[uid] = ports
+            yield from self._publish(key)
+
+    def lacks_ports(self, name: str, key: ObjectKey) -> bool:
+        """Whether a collection of metadata has this pod, and nobody its ports."""
+        entry = self._views[name].get(key)
+        return entry is not None and entry.uid not in self._ports
+
+    def _settle(self, seen: Seen, last: Entry | None) -> ClusterObject | None:
+        """What counts: an object that can't be decoded keeps its last version. last: of the same object."""
+        if seen.problem is not None:
+            kept = last.object if last is not None else None
+            outcome = "its last version stays in force" if kept is not None else "it counts as absent"
+            self._problems[seen.key] = Problem(seen.problem.field, f"{seen.problem.message}; {outcome}")
+            return kept
+        self._problems.pop(seen.key, None)
+        if last is not None and isinstance(seen.object, Policy) and isinstance(last.object, Policy):
+            return keep_last_valid(seen.object, last.object)
+        return seen.object
+
+    def _effective(self, key: ObjectKey) -> ClusterObject | None:
+        for view in self._views.values():
+            entry = view.get(key)
+            if entry is not None:
+                found = entry.object
+                if isinstance(found, Pod) and entry.uid in self._ports:
+                    return msgspec.structs.replace(found, ports=self._ports[entry.uid])
+                return found
+        return None
+
+    def _publish(self, key: ObjectKey) -> Iterator[Change]:
+        new, old = self._effective(key), self._published.get(key)
+        if new == old:
+            return
+        if new is None:
+            del self._published[key]
+        else:
+            self._published[key] = new
+        yield Change(key, new)
