@@ -24,28 +24,14 @@ ONLY_A = objects.policy(
 )
 
 
-class World:
-    """A server and two clients on net1, with a daemon that knows them."""
+class Trio:
+    """The interfaces of a server and of its clients by name; the server echoes on PORT."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.daemon = lab.daemon()
-        self.attachments = {name: lab.attach(lab.pod(name)) for name in ("server", "a", "b")}
-        self.daemon.apply("pods", [self.object(name) for name in self.attachments])
-        self.daemon.apply("network", objects.network("net1"))
-        self.daemon.wait_synced()
-        self.server.pod.prober.serve(PORT)
+    attachments: dict[str, Attachment]
 
     @property
     def server(self) -> Attachment:
         return self.attachments["server"]
-
-    def object(self, name: str, **changes: Any) -> objects.Object:
-        return objects.pod(name, **{"labels": {"role": name}, **changes})
-
-    def enroll_all(self) -> None:
-        for attachment in self.attachments.values():
-            must(add(self.daemon, attachment))
 
     def verdicts(self, *names: str) -> list[str]:
         targets = [Target("tcp", self.server.ipv4, PORT), Target("tcp", self.server.ipv6, PORT)]
@@ -60,6 +46,26 @@ class World:
     def ruleset(self, pod: Pod) -> str:
         line = ["ip", "netns", "exec", pod.netns.name, "nft", "list", "ruleset"]
         return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+
+class World(Trio):
+    """A server and two clients on net1, with a daemon that knows them."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.daemon = lab.daemon()
+        self.attachments = {name: lab.attach(lab.pod(name)) for name in ("server", "a", "b")}
+        self.daemon.apply("pods", [self.object(name) for name in self.attachments])
+        self.daemon.apply("network", objects.network("net1"))
+        self.daemon.wait_synced()
+        self.server.pod.prober.serve(PORT)
+
+    def object(self, name: str, **changes: Any) -> objects.Object:
+        return objects.pod(name, **{"labels": {"role": name}, **changes})
+
+    def enroll_all(self) -> None:
+        for attachment in self.attachments.values():
+            must(add(self.daemon, attachment))
 
     def states(self) -> dict[str, str]:
         return {item["pod"].split("/")[1]: item["state"] for item in self.daemon.ctl("attachments")}

@@ -11,12 +11,14 @@ import statistics
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tests.lab import Attachment, Pod, frames
 from tests.lab.namespaces import inside
 from tests.lab.polling import poll
-from tests.netns.lifeworld import World
+from tests.netns.lifeworld import Trio
+
+W = TypeVar("W", bound=Trio)
 
 FLOOD_PORT = 7000
 SYN_PORT = 7001
@@ -89,10 +91,10 @@ def overflows(pod: Pod) -> int:
     return counts["UdpRcvbufErrors"] + counts["Udp6RcvbufErrors"]
 
 
-class Siege:
+class Siege(Generic[W]):
     """A server under floods: b's are to be dropped, a's to arrive."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: W) -> None:
         """Start the floods; returns when each one arrives, so without a policy yet."""
         self.world = world
         self.server, self.friend, self.foe = (world.attachments[name] for name in ("server", "a", "b"))

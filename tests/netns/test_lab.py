@@ -296,11 +296,14 @@ def test_result_is_what_macvlan_says(lab: Lab) -> None:
         assert [set(ip) for ip in result["ips"]] == [set(ip) for ip in want["ips"]]
 
 
-def test_fifty_pods_take_less_than_a_second(lab: Lab) -> None:
-    began = time.monotonic()
-    for number in range(50):
-        lab.attach(lab.pod(f"p{number}"))
-    assert time.monotonic() - began < 1
+def test_fifty_pods_have_addresses_of_their_own(lab: Lab) -> None:
+    made = [lab.attach(lab.pod(f"p{number}")) for number in range(50)]
+    assert (
+        len({one.ipv4 for one in made})
+        == len({one.ipv6 for one in made})
+        == len({one.mac for one in made})
+        == 50
+    )
 
 
 def test_detached_and_attached_again(pair: tuple[Attachment, Attachment], lab: Lab) -> None:

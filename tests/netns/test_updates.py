@@ -15,7 +15,7 @@ from tests.netns.siege import FLOOD_PORT, Siege
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Siege]:
+def node() -> Iterator[Siege[World]]:
     with Lab() as lab:
         world = World(lab)
         world.enroll_all()
@@ -27,7 +27,7 @@ def node() -> Iterator[Siege]:
 
 
 @pytest.fixture
-def siege(node: Siege) -> Siege:
+def siege(node: Siege[World]) -> Siege[World]:
     """Without policies and with its first pods only, all floods arriving: one for all tests here."""
     for path in node.world.daemon.manifests.glob("*.yaml"):
         if path.stem in ("policy", "others"):
@@ -46,7 +46,7 @@ def udp(first: int, last: int | None = None) -> dict[str, Any]:
     return {"protocol": "UDP", "port": first, **({"endPort": last} if last else {})}
 
 
-def shapes(siege: Siege) -> list[dict[str, Any]]:
+def shapes(siege: Siege[World]) -> list[dict[str, Any]]:
     """Policies for the server that all allow a's UDP, nothing of b's, and are as unlike as can be."""
     friend = [
         {"ipBlock": {"cidr": f"{siege.friend.ipv4}/32"}},
@@ -80,7 +80,7 @@ def shapes(siege: Siege) -> list[dict[str, Any]]:
     ]
 
 
-def enforce(siege: Siege, *specs: dict[str, Any]) -> None:
+def enforce(siege: Siege[World], *specs: dict[str, Any]) -> None:
     """Put these policies for the server in force, in the place of those that were."""
     found = [
         objects.policy(f"p{number}", {**role("server"), **spec}, networks="net1")
@@ -90,17 +90,17 @@ def enforce(siege: Siege, *specs: dict[str, Any]) -> None:
     wait(siege)
 
 
-def wait(siege: Siege) -> None:
+def wait(siege: Siege[World]) -> None:
     reply = siege.world.daemon.rpc({"v": 1, "op": "wait", "timeoutMs": 20_000})
     assert reply["ok"], reply
 
 
-def hashed(siege: Siege) -> list[dict[str, Any]]:
+def hashed(siege: Siege[World]) -> list[dict[str, Any]]:
     """Those of the shapes whose sets are all found by hash: hosts, and no spans of addresses or ports."""
     return [spec for number, spec in enumerate(shapes(siege)) if number not in (2, 3)]
 
 
-def test_rules_replaced(siege: Siege) -> None:
+def test_rules_replaced(siege: Siege[World]) -> None:
     enforce(siege, shapes(siege)[0])
     with siege.watched():
         for _ in range(12):
@@ -111,7 +111,7 @@ def test_rules_replaced(siege: Siege) -> None:
     siege.assert_all_arrive()
 
 
-def test_rules_with_spans_replaced(siege: Siege) -> None:
+def test_rules_with_spans_replaced(siege: Siege[World]) -> None:
     """The kernel shows a new interval set's elements an instant after the rules that look them up.
 
     Hence such sets come a commit earlier; in one commit about one edit in a hundred loses a packet here.
@@ -123,7 +123,7 @@ def test_rules_with_spans_replaced(siege: Siege) -> None:
                 enforce(siege, spec)
 
 
-def test_policies_added_and_removed(siege: Siege) -> None:
+def test_policies_added_and_removed(siege: Siege[World]) -> None:
     """B3: they add up, so some of them are enough; one that isolates is always there."""
     some = hashed(siege)
     enforce(siege, some[0])
@@ -133,7 +133,7 @@ def test_policies_added_and_removed(siege: Siege) -> None:
             enforce(siege, some[number % len(some)])
 
 
-def test_peers_come_and_go(siege: Siege) -> None:
+def test_peers_come_and_go(siege: Siege[World]) -> None:
     enforce(siege, shapes(siege)[0])
 
     def others(first: int, last: int) -> None:
@@ -159,7 +159,7 @@ def test_peers_come_and_go(siege: Siege) -> None:
             others(100, 101)
 
 
-def test_a_peer_relabelled(siege: Siege) -> None:
+def test_a_peer_relabelled(siege: Siege[World]) -> None:
     """The pod whose flood is allowed goes from one selector's peers to another's, and back."""
     server, foe = (siege.world.object(name) for name in ("server", "b"))
     enforce(siege, {"ingress": [{"from": [role("a")]}, {"from": [role("c")], "ports": [udp(FLOOD_PORT)]}]})
@@ -171,7 +171,7 @@ def test_a_peer_relabelled(siege: Siege) -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_the_daemon_ends_and_starts(siege: Siege, how: str) -> None:
+def test_the_daemon_ends_and_starts(siege: Siege[World], how: str) -> None:
     enforce(siege, shapes(siege)[0])
     with siege.watched():
         getattr(siege.world.daemon, how)()
@@ -183,7 +183,7 @@ def test_the_daemon_ends_and_starts(siege: Siege, how: str) -> None:
         siege.world.daemon.start()
 
 
-def test_killed_in_the_middle_of_edits(siege: Siege) -> None:
+def test_killed_in_the_middle_of_edits(siege: Siege[World]) -> None:
     """Whatever it was about to do, one batch is in force or the other."""
     enforce(siege, shapes(siege)[0])
     with siege.watched():
@@ -204,7 +204,7 @@ def test_killed_in_the_middle_of_edits(siege: Siege) -> None:
         "add chain inet multi-networkpolicy more { type filter hook input priority 10; policy accept; }",
     ],
 )
-def test_all_rewritten(siege: Siege, tampering: str) -> None:
+def test_all_rewritten(siege: Siege[World], tampering: str) -> None:
     enforce(siege, shapes(siege)[0])
     with siege.watched():
         siege.world.daemon.stop()

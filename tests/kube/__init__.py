@@ -1,0 +1,1 @@
+"""Tier kube: a real API server, with the part of Multus played as Multus documents it."""
