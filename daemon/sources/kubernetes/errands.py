@@ -185,6 +185,7 @@ class Errands:
             log.warning("ports-unknown", extra={"pod": str(key), "error": str(error)})
         except ApiError as error:
             log.warning("ports-wait", extra={"pod": str(key), "error": str(error)})
+            self._state.put_off_ports(key)
             self._stopping.wait(_pause(error))
             return
         self._state.put_ports(key, uid, ports)

@@ -30,8 +30,8 @@ MAX_MESSAGE = 1024
 BURST = 25
 REFILL_SECONDS = 5.0
 """Events in a row, and the time after which one more may follow."""
-REPEAT_SECONDS = 3000.0
-"""Servers keep Events for an hour: one that still holds is sent again before that."""
+REPEAT_SECONDS = 3660.0
+"""Servers keep Events for an hour, and to find that one is there does not renew it: then it is sent again."""
 OBJECT_SECONDS = 60.0
 """Between two different Events about the same thing of one object."""
 OTHERS_SECONDS = (5.0, 60.0)

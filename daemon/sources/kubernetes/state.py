@@ -163,6 +163,12 @@ class ClusterState:
         with self._changed:
             return next(iter(self._portless.items()), None)
 
+    def put_off_ports(self, key: ObjectKey) -> None:
+        """They can't be had now: the others' turn comes first."""
+        with self._changed:
+            if (uid := self._portless.pop(key, None)) is not None:
+                self._portless[key] = uid
+
     def put_ports(self, key: ObjectKey, uid: str, ports: tuple[ContainerPort, ...]) -> None:
         """The container ports of a pod; none where it is gone meanwhile."""
         with _Publishing(self) as changes:

@@ -203,9 +203,9 @@ def test_very_many_findings_of_one_reason(recording: Recording) -> None:
 # --- when ------------------------------------------------------------------------------------------------
 
 
-def test_the_same_is_said_again_before_an_hour(recording: Recording) -> None:
+def test_the_same_is_said_again_when_the_server_has_forgotten_it(recording: Recording) -> None:
     assert recording.tell({POLICY: (BAD,)}) == events.REPEAT_SECONDS
-    assert recording.tell({POLICY: (BAD,)}, 2999.0) == 1.0
+    assert recording.tell({POLICY: (BAD,)}, events.REPEAT_SECONDS - 1.0) == 1.0
     assert len(recording.sent) == 1
     recording.tell({POLICY: (BAD,)}, 1.0)
     assert len(recording.sent) == 2

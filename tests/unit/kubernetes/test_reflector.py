@@ -108,7 +108,7 @@ def test_start_over_many_times_and_then_stop() -> None:
                 caller.join()
             count = len(sink.news)
             reflector.start_over()
-            poll(lambda: sink.news, lambda news, count=count: len(news) > count, 3.0)  # type: ignore[misc]
+            poll(lambda: sink.news, lambda news, count=count: len(news) > count, 15.0)  # type: ignore[misc]
             assert script.asked
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.model import ContainerPort, ObjectKey, Pod
-from daemon.sources.kubernetes.watched import POLICIES, Seen
+from daemon.sources.kubernetes.watched import NAMESPACES, NET_ATTACH_DEFS, POLICIES, Seen
 from tests.lab import objects
 from tests.unit.kubernetes.stated import (
     ALWAYS,
@@ -62,6 +62,32 @@ def test_ports_are_wanted_where_a_policy_names_some() -> None:
     found = told.model[key]
     assert isinstance(found, Pod)
     assert (found.ports, told.state.next_portless()) == (WEB, None)
+
+
+def test_ports_that_can_not_be_had_now_hold_up_no_others() -> None:
+    told = wanting_ports()
+    told.put(PEERS, pod("y", 3, "u2"))
+    stuck, other = (ObjectKey("Pod", "default", name) for name in ("x", "y"))
+    assert told.state.next_portless() == (stuck, "u1")
+    told.state.put_off_ports(stuck)
+    assert told.state.next_portless() == (other, "u2")
+    told.state.put_ports(other, "u2", WEB)
+    assert told.state.next_portless() == (stuck, "u1")
+
+
+def test_leaving_policies_of_another_history_are_no_part_of_what_is_synced() -> None:
+    """Their versions are later than the list's; the list was made when they were gone all the same."""
+    told = Told().complete()
+    told.put(POLICIES, policy("kept", SELECTING, 90), policy("forgotten", SELECTING, 95))
+    told.state.history_changed()
+    told.listed(POLICIES, policy("kept", SELECTING, 7))
+    for collection in (OWN, NET_ATTACH_DEFS, NAMESPACES):
+        told.listed(collection)
+    told.state.begin_round()
+    assert told.state.expect(POLICIES, entries(policy("kept", SELECTING, 7)), "8", "7")
+    assert not settles(told)
+    resolve(told)
+    assert settles(told)
 
 
 @pytest.mark.parametrize("status", [True, False])
