@@ -70,6 +70,9 @@ def test_the_server_is_away_for_a_while(end: str, besieged: Besieged) -> None:
 def test_what_changed_while_the_daemon_could_not_see_it(besieged: Besieged) -> None:
     """Its history is compacted away meanwhile: 410, and everything is listed again."""
     world = besieged.world
+    world.elsewhere("far")
+    world.sync()
+    world.assert_blocked("far")
     with besieged.siege.watched():
         os.kill(world.daemon.pid, signal.SIGSTOP)
         besieged.server.stop()
@@ -77,14 +80,14 @@ def test_what_changed_while_the_daemon_could_not_see_it(besieged: Besieged) -> N
         for number in range(3):
             world.api.apply(world.policy(only("nobody"), name=f"extra-{number}"))
         world.api.apply(world.policy(only("friend"), name="p2"))
-        world.api.patch("Pod", world.space, "a", {"metadata": {"labels": {"role": "friend"}}})
+        world.api.patch("Pod", world.space, "far", {"metadata": {"labels": {"role": "friend"}}})
         besieged.server.compact()
         os.kill(world.daemon.pid, signal.SIGCONT)
         world.sync()
         assert "history-gone" in world.daemon.log
         names = {item["name"] for item in world.daemon.ctl("policies") if item["namespace"] == world.space}
         assert names == {"p", "p2", "extra-0", "extra-1", "extra-2"}
-    world.assert_open("a")
+    world.assert_open("a", "far")
     world.assert_blocked("b")
     besieged.assert_follows()
 

@@ -21,7 +21,7 @@ from tests.lab.kubeapi import KubeApi
 from tests.lab.lab import REPOSITORY, tools_folder
 
 READY_TIMEOUT = 60.0
-STOP_TIMEOUT = 20.0
+STOP_TIMEOUT = 4.0  # a stopping server waits a minute for its watches to end by themselves
 HOST = "127.0.0.1"
 ADMIN_TOKEN = "admin-token-of-a-test"  # noqa: S105 - this server lives for one test
 ACCOUNT_NAMESPACE, ACCOUNT = "kube-system", "multi-networkpolicy"

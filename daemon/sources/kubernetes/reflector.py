@@ -81,7 +81,8 @@ class Reflector:
         self._doubtful = False
         self._failures = 0
         self._unreadable = 0
-        self._opened = False  # whether the last try got an answer
+        self._opened = False  # whether the last try got what it asked for
+        self._answered = True  # whether it got an answer at all
         self._called = threading.Condition()  # of the rest, and of whether the connection is interrupted
         self._stopping = False
         self._forget = False
@@ -171,6 +172,11 @@ class Reflector:
         if self._is_called():
             return
         self._doubtful = True
+        answered = self._opened or isinstance(error, RefusedError)
+        if answered and not self._answered:
+            # It is back: what it says in its first seconds (403, 429) is over soon.
+            self._failures = 0
+        self._answered = answered
         self._failures += 1
         if makes_no_sense(error):
             self._unreadable += 1

@@ -92,6 +92,22 @@ def test_a_nudge_ends_no_other_rest(steps: list[Step]) -> None:
         assert len(script.asked) == 1
 
 
+def test_a_server_that_answers_again_is_not_rested_from_for_the_time_that_it_was_away() -> None:
+    """In its first seconds it may refuse: its caches are cold."""
+    timing = Timing(**{**BRISK, "first_rest": 0.05, "most_rest": 600.0})
+    with reflecting(PODS, timing, *[closes] * 12, refuses(403), listing(version=5)) as (
+        script,
+        sink,
+        reflector,
+    ):
+        for count in range(1, 13):
+            poll(lambda: script.asked, lambda asked, count=count: len(asked) >= count)  # type: ignore[misc]
+            poll(lambda: sink.reasons, bool)
+            reflector.nudge()
+        # The thirteenth rest in a row would be 20 s at least.
+        poll(lambda: sink.news, lambda news: news == ["listed"], 10.0)
+
+
 def test_watches_closed_at_once_do_not_spin() -> None:
     """Not even two collections that wake each other: each one's success is the other's nudge."""
     steps = [stream(mark(5, ends=True)), *[page(version=5), stream(mark(6))] * 500]
