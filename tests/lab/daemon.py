@@ -40,8 +40,12 @@ class Daemon:
         backend: str = "nftables",
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
-        """Lay out its folders below `folder`; `options` are further flags, `env` further variables."""
+        """Lay out its folders below `folder`; `options` are further flags, `env` further variables.
+
+        wrapper: a command that ends by executing what follows it.
+        """
         self.folder = folder
         self.manifests = folder / "manifests"
         self.state = folder / "state"
@@ -49,6 +53,7 @@ class Daemon:
         self.log_path = folder / "daemon.log"
         self.manifests.mkdir(parents=True)
         self._line = [
+            *wrapper,
             str(_SCRIPTS / "multi-networkpolicyd"),
             "run",
             f"--source=manifests:{self.manifests}",

@@ -245,7 +245,9 @@ class ClusterState:
         def settled() -> bool:
             nonlocal owing
             arrived = self._expectations is None or self._expectations.done
-            if arrived and not self._distrusted & self._listed and not self._last.behind:
+            # An empty collection holds all that it should before it was ever listed.
+            listed = self._last.complete and self._last.peers_listed and not self._last.behind
+            if arrived and listed and not self._distrusted & self._listed:
                 under_way = set(self._portless.items())
                 owing = under_way if owing is None else owing & under_way
             return owing is not None and not owing

@@ -104,7 +104,8 @@ def decode_peer(collection: Collection, raw: msgspec.Raw) -> Seen:
     key, metadata = identify(collection, raw)
     nothing = Seen(key, metadata.uid, metadata.resource_version)
     status = (metadata.annotations or {}).get(NETWORK_STATUS)
-    if not status:
+    # Most have the default network alone, whose name has no namespace (A8); an escape might hide a slash.
+    if not status or (isinstance(status, str) and "/" not in status and "\\" not in status):
         return nothing
     kept = {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid}
     rest = {"labels": metadata.labels, "annotations": {NETWORK_STATUS: status}}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.model import ContainerPort, ObjectKey, Pod
-from daemon.sources.kubernetes.watched import NAMESPACES, NET_ATTACH_DEFS, POLICIES, Seen
+from daemon.sources.kubernetes.watched import NAMESPACES, NET_ATTACH_DEFS, POLICIES, Collection, Seen
 from tests.lab import objects
 from tests.unit.kubernetes.stated import (
     ALWAYS,
@@ -83,6 +83,7 @@ def test_leaving_policies_of_another_history_are_no_part_of_what_is_synced() -> 
     told.listed(POLICIES, policy("kept", SELECTING, 7))
     for collection in (OWN, NET_ATTACH_DEFS, NAMESPACES):
         told.listed(collection)
+    told.listed(PEERS)
     told.state.begin_round()
     assert told.state.expect(POLICIES, entries(policy("kept", SELECTING, 7)), "8", "7")
     assert not settles(told)
@@ -198,6 +199,23 @@ def test_a_barrier_waits_for_what_was_listed(
     assert not settles(told)
     arrive(told)
     resolve(told)
+    told.listed(PEERS)
+    assert settles(told)
+
+
+@pytest.mark.parametrize("late", [*ALWAYS, PEERS], ids=lambda collection: collection.name)
+def test_a_barrier_waits_for_every_first_list(late: Collection) -> None:
+    """An empty collection holds all that it should before it was ever listed."""
+    told = Told()
+    told.put(POLICIES, policy("p", SELECTING, 5))
+    told.state.begin_round()
+    for collection in (*ALWAYS, PEERS):
+        seen = [policy("p", SELECTING, 5)] if collection is POLICIES else []
+        assert told.state.expect(collection, entries(*seen), "6", "")
+        if collection is not late:
+            told.listed(collection, *seen)
+    assert not settles(told)
+    told.listed(late, *([policy("p", SELECTING, 5)] if late is POLICIES else []))
     assert settles(told)
 
 

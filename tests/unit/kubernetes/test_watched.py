@@ -226,6 +226,15 @@ def test_nothing_is_kept_of_what_is_no_peer(annotations: dict[str, Any] | None) 
     assert seen == Seen(ObjectKey("Pod", "shop", "web-0"), "8d1f", "1234")
 
 
+@pytest.mark.parametrize("slash", ["\\/", "\\u002f", "\\u002F"])
+def test_a_name_whose_slash_is_escaped(slash: str) -> None:
+    """Most are told to be no peers by the lack of a slash alone."""
+    text = status(NET1)[STATUS].replace("/", slash)
+    pod = see(PEERS, partial(annotations={STATUS: text})).object
+    assert isinstance(pod, Pod)
+    assert pod.statuses == (NetworkStatus("default/net1", "net1", ADDRESSES),)
+
+
 def test_of_a_bad_status_the_good_entries_are_kept_in_silence() -> None:
     forged = {"name": "default/net2", "interface": 5, "ips": ["224.0.0.1", "10.0.0.1"]}
     pod = see(PEERS, partial(annotations=status(5, forged, NET1))).object
