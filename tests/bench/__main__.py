@@ -14,12 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import customer, figures, node, plugin, traffic, verdicts
+from tests.bench import cluster, customer, figures, node, plugin, traffic, verdicts
 from tests.bench.figures import Figure
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "plugin": plugin.measure,
     "node": node.measure,
+    "cluster": cluster.measure,
     "customer": customer.measure,
     "customer-all-apps": customer.measure_all_apps,
     "traffic": traffic.measure,

@@ -11,19 +11,15 @@ rewriting a large file costs on top is the source's affair.
 import gc
 import itertools
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 
-from daemon.backends.nfnetlink import NetfilterSocket, Reaper
-from daemon.backends.nftread import read_generation
 from tests.bench import wire
 from tests.bench.figures import Figure
+from tests.bench.generations import assert_listed, read_all, sockets_in, until_all_changed
 from tests.bench.memory import peak_kib, resident_kib
 from tests.bench.timing import interleaved, percentile, spread
 from tests.lab import Attachment, Daemon, Lab, objects
-from tests.lab.namespaces import inside
 
 LOCAL = 250
 CLUSTER = 10_000
@@ -122,8 +118,7 @@ def _fan_out(daemon: Daemon, attachments: Sequence[Attachment]) -> tuple[list[fl
         networks="net1",
         status=[objects.status_entry(NETWORK, "net1", ["10.1.250.1"])],
     )
-    with ExitStack() as opened:
-        sockets = [opened.enter_context(_socket(a)) for a in attachments]
+    with sockets_in(attachments) as sockets:
         present = itertools.cycle([True, False])
         gc.collect()
 
@@ -141,9 +136,9 @@ def _fan_out(daemon: Daemon, attachments: Sequence[Attachment]) -> tuple[list[fl
             return (time.perf_counter() - begun) * 1000
 
         def by_kernel() -> float:
-            before = [read_generation(sock) for sock in sockets]
+            before = read_all(sockets)
             begun = change()
-            _until_all_changed(sockets, before)
+            until_all_changed(sockets, before)
             return (time.perf_counter() - begun) * 1000
 
         # Each turn adds by one way and removes by the other; over the rounds both ways see both.
@@ -151,38 +146,5 @@ def _fan_out(daemon: Daemon, attachments: Sequence[Attachment]) -> tuple[list[fl
         samples = interleaved(ROUNDS, jobs)
         change()
         wire.exchange(daemon, wire.WAIT_SYNCED)
-        _assert_listed("10.1.250.1", attachments[-1])
+        assert_listed("10.1.250.1", attachments[-1])
     return samples["barrier"], samples["kernel"]
-
-
-def _assert_listed(address: str, attachment: Attachment) -> None:
-    line = ["ip", "netns", "exec", attachment.pod.netns.name, "nft", "list", "ruleset"]
-    if address not in subprocess.run(line, capture_output=True, text=True, check=True).stdout:
-        raise RuntimeError(f"{address} is not in force in {attachment.pod.name}, though all was synced")
-
-
-def _socket(attachment: Attachment) -> NetfilterSocket:
-    with inside(attachment.pod.netns):
-        return NetfilterSocket(_REAPER)
-
-
-_REAPER = Reaper()
-
-
-def _until_all_changed(sockets: Sequence[NetfilterSocket], before: Sequence[int]) -> None:
-    """Poll until each namespace's rules have another generation than before.
-
-    In the order that the daemon does not know: what matters is when the last one changed.
-    """
-    deadline = time.monotonic() + TIMEOUT
-    left = dict(enumerate(before))
-    while left:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{len(left)} of {len(before)} namespaces did not change")
-        for number, generation in list(left.items()):
-            if read_generation(sockets[number]) == generation:
-                break
-            del left[number]
-        else:
-            return
-        time.sleep(0.0005)
