@@ -32,7 +32,7 @@ from daemon.registry import Registry, identity_of, log_fields
 from daemon.server import Request
 from daemon.sources.base import Found
 from daemon.store import Store
-from daemon.upkeep import Upkeep, same_pod
+from daemon.upkeep import Upkeep
 
 log = get_logger(__name__)
 
@@ -74,7 +74,7 @@ class Waiting:
 class Lifecycle:
     """`clock`: monotonic seconds.
 
-    `look_up(namespace, name)` asks the source for a pod that is not known; the answer is a change, or
+    `look_up(namespace, name, uid)` asks the source for a pod that is not known; the answer is a change, or
     comes by `on_found`.
     """
 
@@ -85,7 +85,7 @@ class Lifecycle:
         reconciler: Reconciler,
         upkeep: Upkeep,
         clock: Callable[[], float],
-        look_up: Callable[[str, str], None],
+        look_up: Callable[[str, str, str], None],
         settings: LifecycleSettings,
     ) -> None:
         self._store = store
@@ -234,15 +234,15 @@ class Lifecycle:
         Raises CniError (code 11) when there is no more hope.
         """
         pod = self._store.pod(wanted.namespace, wanted.name)
-        if pod is not None and same_pod(pod, wanted.uid):
+        if pod is not None and pod.is_meant_by(wanted.uid):
             return pod
         answer = waiting.found
-        if answer is not None and answer.pod is not None and same_pod(answer.pod, wanted.uid):
+        if answer is not None and answer.pod is not None and answer.pod.is_meant_by(wanted.uid):
             return answer.pod
         if not waiting.asked:
             waiting.asked = True
             waiting.patience = min(waiting.deadline, self._clock() + self._settings.look_up_seconds)
-            self._look_up(wanted.namespace, wanted.name)
+            self._look_up(wanted.namespace, wanted.name, wanted.uid)
         elif answer is not None or self._clock() >= waiting.patience:
             raise CniError(TRY_AGAIN_LATER, _unknown(wanted, pod, answer))
         return None

@@ -226,6 +226,11 @@ class Pod(msgspec.Struct, frozen=True):
         """(namespace, name)."""
         return (self.namespace, self.name)
 
+    def is_meant_by(self, uid: str) -> bool:
+        """Whether a runtime's UID means this pod object (A12). An unknown UID, on either side, fits."""
+        # A static pod's UID is the API server's; its runtime gets the hash of its configuration.
+        return not uid or not self.uid or uid in (self.uid, self.config_hash)
+
 
 class NetAttachDef(msgspec.Struct, frozen=True):
     """A net-attach-def.

@@ -103,7 +103,7 @@ class Upkeep:
         """Compare with network-status, and look again for a network that was only guessed."""
         record = attachment.record
         pod = self._store.pod(record.pod_namespace, record.pod_name)
-        if pod is None or record.guard or not same_pod(pod, record.pod_uid):
+        if pod is None or record.guard or not pod.is_meant_by(record.pod_uid):
             return
         if record.unready:
             self._converge(attachment, pod)
@@ -234,12 +234,6 @@ class Upkeep:
         for attachment in gone:
             log.info("link-gone", extra=log_fields(attachment.record))
             self._registry.remove(attachment)
-
-
-def same_pod(pod: Pod, uid: str) -> bool:
-    """Whether a pod object is the one that a runtime means (A12). An unknown UID, on either side, fits."""
-    # A static pod's UID is the API server's, its runtime gets the hash of its configuration.
-    return not uid or not pod.uid or uid in (pod.uid, pod.config_hash)
 
 
 def _other_path(sandbox: Sandbox) -> NetnsIdentity | None:

@@ -34,8 +34,8 @@ class Attached:
         self.host_network = False
 
     def is_of(self, pod: Pod) -> bool:
-        """Whether that pod object is this attachment's (A12). A static pod's UID is its hash to runtimes."""
-        return self.pod_uid in ("", pod.uid, pod.config_hash)
+        """Whether that pod object is this attachment's (A12)."""
+        return pod.is_meant_by(self.pod_uid)
 
     def follow(self, pod: Pod) -> bool:
         """Take over the labels and ports of the pod object, if it is this one's; whether they changed."""

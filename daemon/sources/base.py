@@ -68,8 +68,11 @@ class Source(Protocol):
     def request_sync(self, token: int) -> None:
         """Read anew; an update with the token follows."""
 
-    def look_up(self, namespace: str, name: str) -> None:
-        """Look for one pod that an ADD needs. It comes as a change, or the update's `found` says why not."""
+    def look_up(self, namespace: str, name: str, uid: str) -> None:
+        """Look for one pod that an ADD needs, by the runtime's UID for it ("": whichever has that name).
+
+        It comes as a change, or in an update's `found`, which also says why not.
+        """
 
     def tell(self, findings: Mapping[ObjectKey, tuple[Finding, ...]]) -> None:
         """All that is reported about objects now, for their authors."""

@@ -87,7 +87,7 @@ class ManifestsSource:
         """See Source: what a look at the directory takes, many times over."""
         return 1.0
 
-    def look_up(self, namespace: str, name: str) -> None:
+    def look_up(self, namespace: str, name: str, uid: str) -> None:
         """See Source: the directory is read anew; a pod that is there comes as a change."""
         self.request_sync(0)
 

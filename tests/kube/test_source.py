@@ -170,7 +170,7 @@ def test_look_ups(server: ApiServer, place: Place, proxy: FaultProxy, proxied: P
     )
     with sourcing(proxied, server) as sourced:
         for name in ("a", "a-far", "unbound", "nobody"):
-            sourced.source.look_up(place.space, name)
+            sourced.source.look_up(place.space, name, "")
         found = {one.name: one for one in poll(lambda: sourced.taken.found, lambda found: len(found) == 4)}
         assert found["a"].pod == msgspec.structs.replace(
             found["a"].pod or Pod("", "", "", {}), namespace=place.space, name="a"
@@ -179,7 +179,7 @@ def test_look_ups(server: ApiServer, place: Place, proxy: FaultProxy, proxied: P
         assert "is not scheduled to a node" in found["unbound"].message
         assert found["nobody"].message == "the API server has no pod of that name"
         with proxy.fault(Fault(answer=status(403)), method="GET", plural="a"):
-            sourced.source.look_up(place.space, "a")
+            sourced.source.look_up(place.space, "a", "")
             answer = poll(lambda: sourced.taken.found, lambda found: len(found) == 5)[-1]
             assert "get on pods is not granted; conf/rbac.yaml grants it" in answer.message
         # Once the watch has it nobody is asked.
@@ -187,10 +187,14 @@ def test_look_ups(server: ApiServer, place: Place, proxy: FaultProxy, proxied: P
         proxy.break_connections()
         sourced.converge()
         proxy.forget_requests()
-        sourced.source.look_up(place.space, "a")
-        sourced.source.look_up(place.space, "nobody")
+        sourced.source.look_up(place.space, "a", "")
+        sourced.source.look_up(place.space, "nobody", "")
         poll(lambda: sourced.taken.found, lambda found: len(found) == 6)
         assert [asked.plural for asked in proxy.requests(watch=False)] == ["nobody"]
+        # Of another UID it is not the one that is meant: what the server has now is asked for.
+        sourced.source.look_up(place.space, "a", "another")
+        poll(lambda: sourced.taken.found, lambda found: len(found) == 7)
+        assert [asked.plural for asked in proxy.requests(watch=False)] == ["nobody", "a"]
 
 
 def test_many_look_ups_at_once_do_not_wait_for_each_other(
@@ -200,7 +204,7 @@ def test_many_look_ups_at_once_do_not_wait_for_each_other(
     proxy.add(Fault(hold=True), plural="pods", watch=True)
     with sourcing(proxied, server) as sourced:
         for _ in range(40):
-            sourced.source.look_up(place.space, "a")
+            sourced.source.look_up(place.space, "a", "")
         poll(lambda: len(sourced.taken.found), lambda count: count == 40, 4.0)
 
 
@@ -321,5 +325,5 @@ def test_it_stops_at_once_while_nothing_answers(server: ApiServer, proxy: FaultP
     proxy.add(Fault(hold=True), **ALL)
     with sourcing(proxied, server) as sourced:
         sourced.source.request_sync(1)
-        sourced.source.look_up("default", "a")
+        sourced.source.look_up("default", "a", "")
         poll(lambda: len(proxy.requests()), lambda count: count >= 5)

@@ -176,7 +176,7 @@ def test_a_kind_that_comes_late(other: ApiServer, place: Place, request: pytest.
         # It looks again and again, and says nothing new.
         for _ in range(3):
             place.change_others()
-            sourced.source.look_up(place.space, "nobody")
+            sourced.source.look_up(place.space, "nobody", "")
         poll(lambda: len(sourced.taken.found), lambda found: found == 3)
         assert all(update.changes or update.found for update in sourced.taken.updates[count:])
         other.install(crds=[CONF / "crd.yaml"])

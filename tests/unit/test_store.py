@@ -76,10 +76,13 @@ def test_pod_of_another_uid_is_another_pod() -> None:
     assert peers(store) == {TWO}
 
 
-@pytest.mark.parametrize(("uid", "config_hash"), [("", ""), ("u1", ""), ("hash", "hash")])
-def test_uids_that_are_the_same_pod(uid: str, config_hash: str) -> None:
-    """No UID matches any; runtimes pass a static pod's config hash."""
-    store = make_store(pod(labels={"app": "a"}, config_hash=config_hash))
+@pytest.mark.parametrize(
+    ("known", "uid", "config_hash"),
+    [("u1", "", ""), ("u1", "u1", ""), ("u1", "hash", "hash"), ("", "u1", "")],
+)
+def test_uids_that_are_the_same_pod(known: str, uid: str, config_hash: str) -> None:
+    """No UID, on either side, matches any; runtimes pass a static pod's config hash."""
+    store = make_store(pod(uid=known, labels={"app": "a"}, config_hash=config_hash))
     attach(store, uid=uid)
     assert store.subject(KEY).labels == {"app": "a"}
 

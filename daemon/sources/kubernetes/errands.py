@@ -67,7 +67,7 @@ class Errands:
         self._collections = collections
         self._node_name = node_name
         self._answered = answered
-        self._look_ups: queue.SimpleQueue[tuple[float, str, str]] = queue.SimpleQueue()
+        self._look_ups: queue.SimpleQueue[tuple[float, str, str, str]] = queue.SimpleQueue()
         self._tokens: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._complaint = ""
@@ -75,9 +75,9 @@ class Errands:
 
     # --- from other threads ------------------------------------------------------------------------------
 
-    def look_up(self, namespace: str, name: str) -> None:
+    def look_up(self, namespace: str, name: str, uid: str) -> None:
         """Ask for one pod, unless the watch brings it in a moment."""
-        self._look_ups.put((time.monotonic() + LOOK_UP_AFTER_SECONDS, namespace, name))
+        self._look_ups.put((time.monotonic() + LOOK_UP_AFTER_SECONDS, namespace, name, uid))
 
     def request_sync(self, token: int) -> None:
         """Answer with the token when the caches hold what the server holds now."""
@@ -88,7 +88,7 @@ class Errands:
         self._stopping.set()
         for connection in (self._asking, self._choring, self._listing):
             connection.interrupt()
-        self._look_ups.put((0.0, "", ""))
+        self._look_ups.put((0.0, "", "", ""))
         self._tokens.put(0)
         self._state.end()
 
@@ -97,10 +97,10 @@ class Errands:
     def run_look_ups(self) -> None:
         """Answer look_up() until stop()."""
         while True:
-            due, namespace, name = self._look_ups.get()
+            due, namespace, name, uid = self._look_ups.get()
             if self._stopping.wait(max(0.0, due - time.monotonic())):
                 return
-            if not self._state.has_pod(namespace, name):
+            if not self._state.has_pod(namespace, name, uid):
                 self._state.found(self._ask_pod(namespace, name))
 
     def _ask_pod(self, namespace: str, name: str) -> Found:

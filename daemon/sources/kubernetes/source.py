@@ -97,9 +97,9 @@ class KubernetesSource:
         """See Source: one consistent metadata list of each watched collection."""
         self._errands.request_sync(token)
 
-    def look_up(self, namespace: str, name: str) -> None:
+    def look_up(self, namespace: str, name: str, uid: str) -> None:
         """See Source: one live GET."""
-        self._errands.look_up(namespace, name)
+        self._errands.look_up(namespace, name, uid)
 
     def tell(self, findings: Mapping[ObjectKey, tuple[Finding, ...]]) -> None:
         """See Source: Events on the objects."""

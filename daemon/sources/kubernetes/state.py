@@ -45,8 +45,7 @@ class ClusterState:
         self._departures = Departures()
         self._portless: dict[ObjectKey, str] = {}
         self._expectations: Expectations | None = None  # of the round that is going on
-        self._complete = False
-        self._ending = False
+        self._complete = self._ending = False
         self._last = Update()
 
     # --- the sink ----------------------------------------------------------------------------------------
@@ -181,10 +180,11 @@ class ClusterState:
         with self._changed:
             self._publish([], found=(answer,))
 
-    def has_pod(self, namespace: str, name: str) -> bool:
-        """Whether this node's pods have been seen to hold one."""
+    def has_pod(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether this node's pods are known to hold one, the one that the runtime means."""
         with self._changed:
-            return ObjectKey("Pod", namespace, name) in self._cache.view(self._always[0])
+            entry = self._cache.view(self._always[0]).get(ObjectKey("Pod", namespace, name))
+        return entry is not None and isinstance(entry.object, Pod) and entry.object.is_meant_by(uid)
 
     def reference(self, key: ObjectKey) -> str:
         """The UID of an object, "" where it is not known."""
@@ -315,10 +315,9 @@ class ClusterState:
     def _follow_needs(self, changes: Iterable[Change]) -> bool:
         """Whether the policies need peers now and did not before, or the other way round."""
         before, different = self._needs.peers, False
-        for change in changes:
-            if change.key.kind == POLICIES.kind:
-                policy = change.object if isinstance(change.object, Policy) else None
-                different |= self._needs.put(change.key, policy)
+        for key, found in ((change.key, change.object) for change in changes):
+            if key.kind == POLICIES.kind:
+                different |= self._needs.put(key, found if isinstance(found, Policy) else None)
         if different:
             for key in self._cache.view(self._peers):
                 self._want_ports(key)
@@ -347,9 +346,10 @@ class ClusterState:
         wanted = [*self._always, *([self._peers] if self._needs.peers else [])]
         waiting = [name for name in wanted if name not in self._listed]
         self._complete = self._complete or not waiting
-        reasons = {name: self._standings.get(name, Standing()).reason for name in wanted}
+        standings = {name: self._standings.get(name, Standing()) for name in wanted}
+        reasons = {name: standing.reason for name, standing in standings.items()}
         stale = [name for name in wanted if self._complete and self._is_stale(name)]
-        refused = [name for name in wanted if self._standings.get(name, Standing()).refused]
+        refused = [name for name, standing in standings.items() if standing.refused]
         return Update(
             problems=self._problems(reasons),
             complete=self._complete,

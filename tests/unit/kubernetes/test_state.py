@@ -382,8 +382,11 @@ def test_what_others_ask() -> None:
     told = Told().complete()
     told.put(OWN, pod("a", collection=OWN))
     told.put(POLICIES, policy("p", uid="u-p"))
-    assert told.state.has_pod("default", "a")
-    assert not told.state.has_pod("default", "b")
+    uid = told.state.reference(ObjectKey("Pod", "default", "a"))
+    assert told.state.has_pod("default", "a", "")
+    assert told.state.has_pod("default", "a", uid)
+    assert not told.state.has_pod("default", "a", "another")
+    assert not told.state.has_pod("default", "b", "")
     assert told.state.reference(KEY) == "u-p"
     assert told.state.reference(ObjectKey("Pod", "default", "zz")) == ""
     assert told.state.is_concerned(KEY)
