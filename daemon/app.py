@@ -186,6 +186,15 @@ def unsupported(settings: Settings) -> list[str]:
     problems = []
     if settings.backend == "iptables":
         problems.append("--backend iptables: not in this version; use nftables or auto")
+    if settings.source == "kubernetes":
+        # What pods' containers are asked for is told by policies alone.
+        problems += [
+            f"commonRules.egress[{index}]: port {port.name!r}: a name means the ports that pods' containers "
+            "call so, which --source kubernetes does not ask for on behalf of commonRules; write the number"
+            for index, rule in enumerate(settings.common_rules.egress)
+            for port in rule.ports or ()
+            if port.name is not None
+        ]
     return problems
 
 

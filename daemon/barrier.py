@@ -24,11 +24,12 @@ class _Barrier:
 class Barriers:
     """All waits that are under way.
 
-    `ask(token)`: the source reads anew, and answers with the token once it has handed over what it found.
+    `ask(token, deadline)`: the source reads anew, and answers with the token once it has handed over what it
+    found, unless that is late.
     """
 
     def __init__(
-        self, reconciler: Reconciler, clock: Callable[[], float], ask: Callable[[int], None]
+        self, reconciler: Reconciler, clock: Callable[[], float], ask: Callable[[int, float], None]
     ) -> None:
         self._reconciler = reconciler
         self._clock = clock
@@ -42,8 +43,9 @@ class Barriers:
         asked = request.body.get("timeoutMs")
         seconds = asked / 1000 if isinstance(asked, int) and asked >= 0 else MOST_WAIT_SECONDS
         self._last_token += 1
-        self._waiting[self._last_token] = _Barrier(request, self._clock() + min(seconds, MOST_WAIT_SECONDS))
-        self._ask(self._last_token)
+        deadline = self._clock() + min(seconds, MOST_WAIT_SECONDS)
+        self._waiting[self._last_token] = _Barrier(request, deadline)
+        self._ask(self._last_token, deadline)
 
     def reached(self, token: int) -> None:
         """The source has handed over everything that it held at the call, and it has been marked."""

@@ -58,8 +58,8 @@ class LifecycleSettings:
 class Waiting:
     """An ADD that can't be answered yet.
 
-    token: of its netns, None where it has none. since: when the source was asked for its pod. patience: when
-    it must be answered at the latest. found: what the source's look for the pod came to.
+    token: of its netns, None where it has none. patience: when to look at it again at the latest. asked: the
+    source was, for its pod. found: what that came to.
     """
 
     add: AddRequest
@@ -169,11 +169,7 @@ class Lifecycle:
         """The source has looked for a pod."""
         for waiting in self._waiting:
             pod = waiting.add.pod
-            if (
-                waiting.asked
-                and pod is not None
-                and (pod.namespace, pod.name) == (found.namespace, found.name)
-            ):
+            if waiting.asked and pod and (pod.namespace, pod.name) == (found.namespace, found.name):
                 waiting.found = found
 
     def next_deadline(self) -> float | None:
@@ -217,16 +213,24 @@ class Lifecycle:
         if pod is None:
             return False
         found = self._upkeep.find_networks(add.key, add.network, add.config_name, pod)
-        if not self._upkeep.peers_listed and self._store.selects_peers(
-            pod.namespace, pod.labels, found.networks
-        ):
+        if because := self._lacking(pod, found):
             waiting.patience = waiting.deadline
             late = self._clock() >= waiting.deadline
             if late:
-                self._answer_unready(waiting, "the pods of other nodes have not been listed yet")
+                self._answer_unready(waiting, because)
             return late
         self._commit(waiting, pod, found, unready=False)
         return True
+
+    def _lacking(self, pod: Pod, found: Candidates) -> str:
+        """What the source must still tell of the policies for a pod; "": nothing."""
+        if self._upkeep.policies_lag:
+            return f"there may be newer policies: {self._upkeep.policies_lag}"
+        if not self._upkeep.peers_listed and self._store.selects_peers(
+            pod.namespace, pod.labels, found.networks
+        ):
+            return "the pods of other nodes have not been listed yet"
+        return ""
 
     def _known_pod(self, waiting: Waiting, wanted: cni.PodIdentity) -> Pod | None:
         """The pod of an ADD, as the source has it or has found it; None: not known yet.
@@ -234,7 +238,7 @@ class Lifecycle:
         Raises CniError (code 11) when there is no more hope.
         """
         pod = self._store.pod(wanted.namespace, wanted.name)
-        if pod is not None and pod.is_meant_by(wanted.uid):
+        if pod is not None and pod.local and pod.is_meant_by(wanted.uid):
             return pod
         answer = waiting.found
         if answer is not None and answer.pod is not None and answer.pod.is_meant_by(wanted.uid):

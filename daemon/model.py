@@ -207,6 +207,7 @@ class Pod(msgspec.Struct, frozen=True):
     """A pod as policies see it. finished: phase Succeeded or Failed (A7).
 
     config_hash: of a static pod (`kubernetes.io/config.hash`), which runtimes pass as its UID; else "".
+    local: it may run on this node; false: it is known to be another node's, and by its metadata alone.
     """
 
     namespace: str
@@ -219,6 +220,7 @@ class Pod(msgspec.Struct, frozen=True):
     requests: tuple[NetworkRequest, ...] = ()
     statuses: tuple[NetworkStatus, ...] = ()
     config_hash: str = ""
+    local: bool = True
     problems: tuple[Problem, ...] = ()
 
     @property

@@ -155,7 +155,7 @@ class Report:
         return lines
 
     def findings(self) -> dict[ObjectKey, tuple[Finding, ...]]:
-        """What is reported about objects, for their authors; only of pods that have an attachment here."""
+        """What is reported about objects, for their authors."""
         found: dict[ObjectKey, list[Finding]] = {}
         for key, problems in self._store.problems().items():
             reason = _REASONS[key.kind]

@@ -8,6 +8,7 @@ Between `hold` and `release` they give what was allowed then and is allowed now.
 Not shared between threads. Touches no kernel, keeps nothing on disk, logs nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -48,6 +49,7 @@ class Store:
         self._namespaces: dict[str, Namespace] = {}
         self._net_attach_defs: dict[Network, NetAttachDef] = {}
         self._pods: dict[PodRef, Pod] = {}
+        self._local_pods: Counter[str] = Counter()  # by namespace
         self._policies = Policies(common)
         # Of each namespace that ends, the policies that are gone and stay in force.
         self._orphans: dict[str, set[PolicyRef]] = {}
@@ -91,6 +93,7 @@ class Store:
         if before == pod:
             return set()
         put(self._pods, ref, pod)
+        self._local_pods[ref[0]] += _lives_here(pod) - _lives_here(before)
         if pod is None or before is None or before.uid != pod.uid:
             self._left.pop(ref, None)
         dirty = self._update_peer(ref)
@@ -140,7 +143,12 @@ class Store:
                 del self._orphans[namespace]
 
     def _is_lived_in(self, namespace: str) -> bool:
-        return any(ref[0] == namespace for ref in self._attachments_of)
+        # Also by a pod whose ADD is still to come.
+        return self._local_pods[namespace] > 0 or any(ref[0] == namespace for ref in self._attachments_of)
+
+    def is_ending(self, namespace: str) -> bool:
+        """Whether a namespace is being deleted (A13)."""
+        return namespace in self._orphans
 
     def _governed_by(self, policy: Policy) -> Iterator[AttachmentKey]:
         for network in policy.networks:
@@ -349,3 +357,7 @@ class Store:
             key = ObjectKey("NetworkAttachmentDefinition", definition.namespace, definition.name)
             found[key] = definition.problems
         return found
+
+
+def _lives_here(pod: Pod | None) -> bool:
+    return pod is not None and pod.local and not pod.finished

@@ -20,7 +20,7 @@ from daemon.store import Store
 
 log = get_logger(__name__)
 
-
+ENDING = "its namespace is being deleted: the rules of the run before stay as they are"
 IDENTITY_TURNS = 4
 """In so many sweeps each netns is identified once; in all of them it is looked for."""
 
@@ -29,7 +29,8 @@ class Upkeep:
     """ready: the source has been read as a whole at least once.
 
     Before, nothing is verified, deleted or opened. behind: what is known is out of date, so nothing relaxes;
-    "": it is not. peers_listed: other nodes' pods are known, if any policy refers to pods.
+    "": it is not. peers_listed: other nodes' pods are known, if any policy refers to pods. policies_lag: why
+    there may be newer policies than are known; "": there are none.
     """
 
     def __init__(self, store: Store, registry: Registry, reconciler: Reconciler, multus_cache: Path) -> None:
@@ -38,11 +39,13 @@ class Upkeep:
         self._reconciler = reconciler
         self._multus_cache = multus_cache
         self._turn = 0
+        self._trusting = False
         self._distrust = False
         self.ready = False
         self.not_ready_because = "the source has not been read yet"
         self.behind = ""
         self.peers_listed = True
+        self.policies_lag = ""
         self.refused: tuple[str, ...] = ()
 
     # --- the source --------------------------------------------------------------------------------------
@@ -57,14 +60,19 @@ class Upkeep:
         if self.behind and not update.behind:
             log.info("current")
             self._registry.mark(self._store.release())
-        self.behind, self.refused = update.behind, update.refused
+        self.behind, self.refused, self.policies_lag = update.behind, update.refused, update.policies_lag
         listed, self.peers_listed = update.peers_listed and not self.peers_listed, update.peers_listed
-        if update.complete and not self.ready:
+        if not update.complete and not self.ready:
+            self.not_ready_because = update.because or self.not_ready_because
+            return
+        # Before policies could be created again that went with their kind, rules of an earlier run stay.
+        if not update.recreating:
+            self._verify_held(again=self._trusting)
+            self._trusting = True
+        if not self.ready:
             self._become_ready()
         elif listed:
             self._converge_unready()
-        if not self.ready:
-            self.not_ready_because = update.because or self.not_ready_because
 
     def _on_changes(self, changes: tuple[Change, ...]) -> None:
         """What they make dirty is marked, networks are compared with network-status."""
@@ -85,12 +93,9 @@ class Upkeep:
         return find_networks(configured, cached, config_name, key.ifname, pod, definitions)
 
     def _become_ready(self) -> None:
-        """The source has been read as a whole: restored attachments are verified, unready ones converge."""
+        """The source has been read as a whole: unready attachments converge."""
         self.ready = True
         self.not_ready_because = ""
-        for sandbox in list(self._reconciler.sandboxes.values()):
-            if sandbox.held:
-                self._verify_restored(sandbox)
         self._converge_unready()
         log.info("ready", extra={"attachments": len(self._registry.attachments)})
 
@@ -145,6 +150,21 @@ class Upkeep:
             networks=found.networks,
             evidence=found.evidence,
         )
+
+    def _verify_held(self, *, again: bool) -> None:
+        """Verify what was restored, but not where a namespace ends: its policies go before its pods (A13).
+
+        The run before knew them, this one does not, so those rules stay until the netns is gone. again: only
+        for what was left for that reason.
+        """
+        for sandbox in list(self._reconciler.sandboxes.values()):
+            if not sandbox.held or (again and sandbox.error != ENDING):
+                continue
+            places = {attachment.record.pod_namespace for attachment in sandbox.attachments.values()}
+            ends = any(self._store.is_ending(place) for place in places)
+            sandbox.error = ENDING if ends else ""
+            if not ends:
+                self._verify_restored(sandbox)
 
     def _verify_restored(self, sandbox: Sandbox) -> None:
         """Believe or rewrite what an earlier daemon programmed; in between nothing opens."""

@@ -35,7 +35,7 @@ class Attached:
 
     def is_of(self, pod: Pod) -> bool:
         """Whether that pod object is this attachment's (A12)."""
-        return pod.is_meant_by(self.pod_uid)
+        return pod.local and pod.is_meant_by(self.pod_uid)
 
     def follow(self, pod: Pod) -> bool:
         """Take over the labels and ports of the pod object, if it is this one's; whether they changed."""

@@ -10,13 +10,13 @@ combined with what is left of the other; a kept match need not be, for whatever 
 one it permits itself. So the cost is the number of equal matches plus the product of the different ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, cast
 
 import msgspec
 
-from daemon.intervals import common, number
-from daemon.memo import memoize
+from daemon.intervals import common, number, union
+from daemon.memo import memoize, per_object
 from daemon.model import Address, Span
 from daemon.policy.peersets import ResolvedRef
 from daemon.policy.ruleset import (
@@ -98,11 +98,9 @@ def _both(floor: Matches | None, current: Matches | None, drift: DriftOf) -> Mat
     was, now = floor + lost, current + gained
     equal = {(match.peer, match.ports) for match in was} & {(match.peer, match.ports) for match in now}
     kept = tuple(match for match in now if (match.peer, match.ports) in equal)
-    others = [match for match in was if (match.peer, match.ports) not in equal]
+    others = _united(match for match in was if (match.peer, match.ports) not in equal)
     found: dict[Permission, dict[str, None]] = {}
-    for match in now:
-        if (match.peer, match.ports) in equal:
-            continue
+    for match in _united(match for match in now if (match.peer, match.ports) not in equal):
         for other in others:
             for permission in _permitted(match, other, drift):
                 if permission not in equal:
@@ -120,6 +118,26 @@ def _written_out(matches: Matches, drift: DriftOf, only_here: Callable[[Drift], 
             literals = _literals(match.peer, match.ports, only_here(drift(match.peer)))
             beside += [Match(blocks, ports, match.origins) for blocks, ports in literals]
     return tuple(beside)
+
+
+def _united(matches: Iterable[Match]) -> list[Match]:
+    """The same permissions with as few sets of blocks as they take.
+
+    Single addresses stay apart from wider blocks: they follow the pods, and what hundreds of blocks have in
+    common is not to be worked out and written anew for each of them.
+    """
+    found: list[Match] = []
+    groups: dict[tuple[Ports | None, bool], tuple[list[BlockSet], dict[str, None]]] = {}
+    for match in matches:
+        if isinstance(match.peer, BlockSet):
+            blocks, origins = groups.setdefault((match.ports, _only_hosts(match.peer)), ([], {}))
+            blocks.append(match.peer)
+            origins.update(dict.fromkeys(match.origins))
+        else:
+            found.append(match)
+    for (ports, hosts), (blocks, origins) in groups.items():
+        found.append(Match(_union(tuple(blocks), hosts), ports, tuple(origins)))
+    return found
 
 
 def _permitted(match: Match, other: Match, drift: DriftOf) -> Iterator[Permission]:
@@ -186,6 +204,23 @@ def _by_port(v4: frozenset[Endpoint], v6: frozenset[Endpoint]) -> tuple[tuple[Po
     )
 
 
+@per_object
+def _only_hosts(blocks: BlockSet) -> bool:
+    return all(first == last for first, last in (*blocks.spans4, *blocks.spans6))
+
+
+@memoize(_MEMO_ELEMENTS, lambda blocks, hosts: sum(map(_size, blocks)) + 1)
+def _union(blocks: tuple[BlockSet, ...], hosts: bool) -> BlockSet:
+    """hosts: single addresses all of them, which stay such where they are adjacent."""
+    if len(blocks) == 1:
+        return blocks[0]
+    spans4 = [span for each in blocks for span in each.spans4]
+    spans6 = [span for each in blocks for span in each.spans6]
+    if hosts:
+        return BlockSet(tuple(sorted(set(spans4))), tuple(sorted(set(spans6))))
+    return BlockSet(union(spans4), union(spans6))
+
+
 def _common_blocks(one: BlockSet | None, two: BlockSet | None) -> BlockSet:
     if one is None or two is None:
         # Not both: then the peers would be equal.
@@ -193,13 +228,14 @@ def _common_blocks(one: BlockSet | None, two: BlockSet | None) -> BlockSet:
     return _intersected(one, two)
 
 
-@memoize(
-    _MEMO_ELEMENTS,
-    lambda one, two: len(one.spans4) + len(one.spans6) + len(two.spans4) + len(two.spans6) + 1,
-)
+@memoize(_MEMO_ELEMENTS, lambda one, two: _size(one) + _size(two) + 1)
 def _intersected(one: BlockSet, two: BlockSet) -> BlockSet:
     # Families never mix (C9).
     return BlockSet(common(one.spans4, two.spans4), common(one.spans6, two.spans6))
+
+
+def _size(blocks: BlockSet) -> int:
+    return len(blocks.spans4) + len(blocks.spans6)
 
 
 def _common_ports(one: Ports | None, two: Ports | None) -> Ports | None:

@@ -35,6 +35,9 @@ class Update(msgspec.Struct, frozen=True):
     complete: everything that there was at the start has been handed over; until then because says why not.
     behind: what is known of some of it is out of date, and in which way: nothing may relax; "": it is not.
     peers_listed: false while policies refer to pods of other nodes and those have not been listed yet.
+    policies_lag: why policies may be newer than what is known of them, although the source answers otherwise.
+    recreating: policies may be missing since their kind was, or is being, removed: what an earlier run has
+    programmed is not to be replaced yet.
     refused: what the source lacks until an operator grants or installs it, a line each.
     found: answers to look_up().
     tokens: of each request_sync() that this update answers; with it, all that the source held at that call
@@ -47,6 +50,8 @@ class Update(msgspec.Struct, frozen=True):
     because: str = ""
     behind: str = ""
     peers_listed: bool = True
+    policies_lag: str = ""
+    recreating: bool = False
     refused: tuple[str, ...] = ()
     found: tuple[Found, ...] = ()
     tokens: tuple[int, ...] = ()
@@ -65,8 +70,8 @@ class Source(Protocol):
     def stop(self, timeout: float) -> bool:
         """End the threads; False when one still works after `timeout` seconds."""
 
-    def request_sync(self, token: int) -> None:
-        """Read anew; an update with the token follows."""
+    def request_sync(self, token: int, deadline: float) -> None:
+        """Read anew; an update with the token follows. Nobody waits after `deadline` (monotonic seconds)."""
 
     def look_up(self, namespace: str, name: str, uid: str) -> None:
         """Look for one pod that an ADD needs, by the runtime's UID for it ("": whichever has that name).

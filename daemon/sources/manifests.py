@@ -6,6 +6,7 @@ in place, network file systems, a directory that is made later or replaced. What
 stays.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -75,7 +76,7 @@ class ManifestsSource:
             self._watch.close()
         return True
 
-    def request_sync(self, token: int) -> None:
+    def request_sync(self, token: int, deadline: float = math.inf) -> None:
         """Read the directory anew; an update with the token follows, once that could be done."""
         with self._lock:
             if not self._stopping:

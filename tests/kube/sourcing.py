@@ -4,6 +4,7 @@ In: where the server is. Out: a model of the objects, to be compared with what t
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ class Sourced:
         """Wait for a barrier, and see that the model then is what the server has."""
         self._token += 1
         token = self._token
-        self.source.request_sync(token)
+        self.source.request_sync(token, math.inf)
         poll(lambda: self.taken.tokens, lambda tokens: token in tokens, timeout)
         assert_same(self.model, expected(self.api))
 

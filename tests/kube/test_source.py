@@ -4,6 +4,7 @@ proves: A4, A11
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -324,6 +325,6 @@ def test_more_objects_than_a_page_holds(
 def test_it_stops_at_once_while_nothing_answers(server: ApiServer, proxy: FaultProxy, proxied: Path) -> None:
     proxy.add(Fault(hold=True), **ALL)
     with sourcing(proxied, server) as sourced:
-        sourced.source.request_sync(1)
+        sourced.source.request_sync(1, math.inf)
         sourced.source.look_up("default", "a", "")
         poll(lambda: len(proxy.requests()), lambda count: count >= 5)

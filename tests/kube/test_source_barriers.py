@@ -3,6 +3,7 @@
 proves: A4
 """
 
+import math
 import random
 import threading
 import time
@@ -128,7 +129,7 @@ def test_barriers_among_writers(
     while time.monotonic() - began < SECONDS:
         token += 1
         asked[token] = [writer.done for writer in writers]
-        sourced.source.request_sync(token)
+        sourced.source.request_sync(token, math.inf)
         threading.Event().wait(random.uniform(0.0, 0.1))
         if token % 25 == 0:
             proxy.break_connections()
@@ -148,7 +149,7 @@ def test_a_barrier_waits_for_a_watch_that_is_held(proxy: FaultProxy, place: Plac
     rule = proxy.add(Fault(hold=True), plural="multi-networkpolicies", watch=True)
     proxy.break_connections()
     place.api.apply(place.policy("p", 4242, selects=True))
-    sourced.source.request_sync(77)
+    sourced.source.request_sync(77, math.inf)
     poll(lambda: proxy.requests(plural="multi-networkpolicies", watch=False), bool)
     place.change()
     threading.Event().wait(0.3)
@@ -162,7 +163,7 @@ def test_all_that_wait_share_a_round(proxy: FaultProxy, sourced: Sourced) -> Non
     proxy.forget_requests()
     with proxy.fault(Fault(delay=0.2), watch=False):
         for token in range(100, 200):
-            sourced.source.request_sync(token)
+            sourced.source.request_sync(token, math.inf)
         poll(lambda: sourced.taken.tokens, lambda tokens: set(range(100, 200)) <= set(tokens))
     # One round for the first, or the first few, and one for the others; each lists five collections.
     assert len(proxy.requests(watch=False)) <= 15
@@ -182,7 +183,7 @@ def test_a_server_that_does_not_know_the_selector(
 @pytest.mark.parametrize("code", [403, 429])
 def test_a_barrier_waits_until_it_is_allowed(code: int, proxy: FaultProxy, sourced: Sourced) -> None:
     with proxy.fault(Fault(answer=status(code, Retry_After="1")), plural="namespaces", watch=False) as rule:
-        sourced.source.request_sync(77)
+        sourced.source.request_sync(77, math.inf)
         poll(lambda: rule.hits, lambda hits: hits >= 2)
         assert 77 not in sourced.taken.tokens
     poll(lambda: sourced.taken.tokens, lambda tokens: 77 in tokens)

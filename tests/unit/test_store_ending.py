@@ -62,6 +62,7 @@ def test_its_policies_stay_until_its_last_attachment_is_gone() -> None:
     store.detach(KEY)
     assert store.ruleset(PEER_KEY).ingress
     store.detach(PEER_KEY)
+    store.apply([gone(pod()), gone(pod("q"))])
     assert store.policies() == ()
     assert policy().key not in store.problems()
 
@@ -143,16 +144,34 @@ def test_any_other_policy_goes_at_once(namespace: Namespace | None) -> None:
 
 
 def test_nothing_lives_here() -> None:
-    store = make_store(ENDING, pod(), policy())
+    store = make_store(ENDING, pod(finished=True), pod("q", local=False), policy())
     store.apply([gone(policy())])
     attach(store)
     assert store.ruleset(KEY) == OPEN
     assert store.policies() == ()
 
 
+def test_a_pod_whose_add_is_still_to_come_lives_here() -> None:
+    store = make_store(ENDING, pod(), policy())
+    store.apply([gone(policy())])
+    attach(store)
+    assert store.ruleset(KEY).ingress == ()
+    store.detach(KEY)
+    assert store.policies() == (policy(),)
+    store.apply([gone(pod())])
+    assert store.policies() == ()
+
+
+def test_pods_of_another_node_are_no_subjects() -> None:
+    """One of the same name may be there still when its successor starts here (A12)."""
+    store = make_store(pod(uid="old", local=False, labels={"app": "far"}, statuses=status(TWO)))
+    attach(store, uid="")
+    assert store.subject(KEY).labels == {}
+
+
 def test_a_name_is_forgotten_with_its_last_attachment() -> None:
     """What had this name is no more: another namespace of the name starts anew."""
-    store = make_store(ENDING, pod(), policy())
+    store = make_store(ENDING, policy())
     attach(store)
     store.apply([gone(policy()), gone(ENDING)])
     store.detach(KEY)

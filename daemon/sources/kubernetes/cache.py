@@ -4,6 +4,7 @@ In: what lists and events gave, by collection. Out: Changes, where an object mea
 Not thread-safe: its owner locks. Two collections may know one pod: this node's own view of it counts.
 """
 
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -28,7 +29,7 @@ class Cache:
         self._views: dict[str, dict[ObjectKey, Entry]] = {name: {} for name in order}
         self._ports: dict[str, tuple[ContainerPort, ...]] = {}
         self._published: dict[ObjectKey, ClusterObject] = {}
-        self._problems: dict[ObjectKey, Problem] = {}
+        self._problems: dict[str, dict[ObjectKey, Problem]] = {name: {} for name in self._views}
 
     def view(self, name: str) -> Mapping[ObjectKey, Entry]:
         """One collection's objects."""
@@ -36,8 +37,8 @@ class Cache:
 
     @property
     def problems(self) -> Mapping[ObjectKey, Problem]:
-        """The objects that can't be decoded as they are now."""
-        return self._problems
+        """The objects that can't be decoded as they are now, in some collection."""
+        return ChainMap(*self._problems.values())
 
     def reference(self, key: ObjectKey) -> str:
         """The UID of an object; "" when no collection has it."""
@@ -54,14 +55,14 @@ class Cache:
             # Another object of the same name, of which the last one's end was not told.
             self._ports.pop(last.uid, None)
             last = None
-        view[seen.key] = Entry(seen.uid, seen.version, self._settle(seen, last))
+        view[seen.key] = Entry(seen.uid, seen.version, self._settle(name, seen, last))
         yield from self._publish(seen.key)
 
     def remove(self, name: str, key: ObjectKey) -> Iterator[Change]:
         """An object that a collection has no more."""
         entry = self._views[name].pop(key, None)
         if entry is not None:
-            self._problems.pop(key, None)
+            self._problems[name].pop(key, None)
             self._ports.pop(entry.uid, None)
             yield from self._publish(key)
 
@@ -76,14 +77,15 @@ class Cache:
         entry = self._views[name].get(key)
         return entry is not None and entry.uid not in self._ports
 
-    def _settle(self, seen: Seen, last: Entry | None) -> ClusterObject | None:
+    def _settle(self, name: str, seen: Seen, last: Entry | None) -> ClusterObject | None:
         """What counts: an object that can't be decoded keeps its last version. last: of the same object."""
         if seen.problem is not None:
             kept = last.object if last is not None else None
             outcome = "its last version stays in force" if kept is not None else "it counts as absent"
-            self._problems[seen.key] = Problem(seen.problem.field, f"{seen.problem.message}; {outcome}")
+            message = f"{seen.problem.message}; {outcome}"
+            self._problems[name][seen.key] = Problem(seen.problem.field, message)
             return kept
-        self._problems.pop(seen.key, None)
+        self._problems[name].pop(seen.key, None)
         if last is not None and isinstance(seen.object, Policy) and isinstance(last.object, Policy):
             return keep_last_valid(seen.object, last.object)
         return seen.object

@@ -44,6 +44,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _USUAL = Limits()
+BRIEF_SECONDS = 5.0
+"""Silence that somebody who waits for the answer puts up with."""
 
 
 # A peer that is gone without a word is noticed after 30 s, whatever the timeouts above say.
@@ -274,7 +276,7 @@ class Connection:
             )
         try:
             if not 200 <= response.status_code < 300:
-                self._refuse(what, response)
+                self._refuse(what, response, identity)
             yield self._pieces(what, response)
         finally:
             response.close()
@@ -293,7 +295,7 @@ class Connection:
             self._session = _Session(identity, self._line)
         return self._session, identity
 
-    def _refuse(self, what: str, response: requests.Response) -> None:
+    def _refuse(self, what: str, response: requests.Response, identity: Identity) -> None:
         body = bytearray()
         try:
             for piece in self._pieces(what, response):
@@ -308,7 +310,7 @@ class Connection:
             self._cost.failed()
         error = refusal(what, response.status_code, response.headers, bytes(body))
         if isinstance(error, UnauthorizedError):
-            self._login.forget()
+            self._login.forget(identity)
         raise error
 
     def _pieces(self, what: str, response: requests.Response) -> Iterator[bytes]:
@@ -351,9 +353,14 @@ class Client:
         self._limits = limits
         self.cost = Cost()
 
-    def connect(self) -> Connection:
-        """A new connection, for one thread's use; nothing is sent yet."""
-        return Connection(self._login, self.cost, self._agent, self._limits)
+    def connect(self, brief: bool = False) -> Connection:
+        """A new connection, for one thread's use; nothing is sent yet. brief: somebody waits for answers."""
+        limits = self._limits
+        if brief:
+            limits = msgspec.structs.replace(
+                limits, read=min(limits.read, BRIEF_SECONDS), total=min(limits.total, 2 * BRIEF_SECONDS)
+            )
+        return Connection(self._login, self.cost, self._agent, limits)
 
 
 def _reason(error: BaseException) -> str:

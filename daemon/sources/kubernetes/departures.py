@@ -1,7 +1,8 @@
 """The last moments of deleted policies: whether one was meant, or its whole kind is being removed.
 
-In: keys of policies that the server has no more, what discovery says of their kind, the time. Out: which go.
-Pure. Removing the kind deletes all policies, and shall open nothing.
+In: keys of policies that the server has no more, what discovery says of their kind, the time. Out: which go,
+and whether the first list can be believed. Pure. Removing the kind deletes all policies, and shall open
+nothing, nor shall a daemon that starts meanwhile.
 """
 
 from collections.abc import Collection, Iterable
@@ -22,7 +23,11 @@ class Departures:
     def __init__(self) -> None:
         self._due: dict[ObjectKey, float] = {}
         self._was_missing = False
+        self._listed = False
+        self._settles_at: float | None = None  # None: discovery has to be asked, at `_asks_at`
+        self._asks_at = 0.0
         self.kind_goes = False
+        self.settled = False
 
     def __len__(self) -> int:
         return len(self._due)
@@ -34,12 +39,21 @@ class Departures:
 
     @property
     def next(self) -> float | None:
-        """When the next one is due; None: none leaves."""
-        return min(self._due.values(), default=None)
+        """When something is due; None: never."""
+        return min([*self._due.values(), *self._first_look()], default=None)
 
     def is_due(self, now: float) -> bool:
-        """Whether somebody's last moment is over."""
-        return any(due <= now for due in self._due.values())
+        """Whether discovery has to be asked: somebody's last moment is over, or nobody has asked it yet."""
+        unasked = self._listed and not self.settled and self._settles_at is None and self._asks_at <= now
+        return unasked or any(due <= now for due in self._due.values())
+
+    def due(self, now: float) -> list[ObjectKey]:
+        """Whose last moment is over."""
+        return [key for key, due in self._due.items() if due <= now]
+
+    def settle(self, now: float) -> None:
+        """Time has passed: from some moment on the first list can be believed, even if it is empty."""
+        self.settled = self.settled or (self._settles_at is not None and self._settles_at <= now)
 
     def deleted(self, key: ObjectKey, now: float) -> None:
         """The server says that it was deleted."""
@@ -49,6 +63,9 @@ class Departures:
         """All policies were listed, and these are not among them."""
         back = self._was_missing or self.kind_goes
         due = now + (REINSTALLED_SECONDS if back else 0.0)
+        if back:
+            self._settles_at = due
+        self._listed = True
         self._was_missing = self.kind_goes = False
         for key in gone:
             self._leave(key, due)
@@ -63,17 +80,25 @@ class Departures:
 
     def resolve(self, kind_goes: bool, asked: float, now: float) -> list[ObjectKey]:
         """Who goes of those that were due when discovery was asked; the others stay for a while."""
-        due = [key for key, due in self._due.items() if due <= asked]
+        due = self.due(asked)
         back, self.kind_goes = self.kind_goes and not kind_goes, kind_goes
         if kind_goes:
+            self._settles_at, self._asks_at = None, now + KIND_SECONDS
             self._due |= dict.fromkeys(due, now + KIND_SECONDS)
         elif back:
             # Also those that are not due yet: their kind went, too.
+            self._settles_at = now + REINSTALLED_SECONDS
             self._due = dict.fromkeys(self._due, now + REINSTALLED_SECONDS)
         else:
+            self._settles_at = now if self._settles_at is None else self._settles_at
             for key in due:
                 del self._due[key]
         return [] if kind_goes or back else due
+
+    def _first_look(self) -> list[float]:
+        if self.settled or not self._listed:
+            return []
+        return [self._asks_at if self._settles_at is None else self._settles_at]
 
     def _leave(self, key: ObjectKey, due: float) -> None:
         self._due[key] = max(due, self._due.get(key, due))

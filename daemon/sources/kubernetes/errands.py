@@ -16,7 +16,7 @@ from daemon.decode import decode_object
 from daemon.decode.fields import expect_object
 from daemon.errors import DecodeError
 from daemon.log import get_logger
-from daemon.model import ContainerPort, ObjectKey, Pod
+from daemon.model import ContainerPort, Namespace, ObjectKey, Pod
 from daemon.sources.base import Found
 from daemon.sources.kubernetes.client import METADATA_LIST, Connection
 from daemon.sources.kubernetes.errors import (
@@ -29,10 +29,19 @@ from daemon.sources.kubernetes.errors import (
 )
 from daemon.sources.kubernetes.pages import decode_page, page_query
 from daemon.sources.kubernetes.state import ClusterState
-from daemon.sources.kubernetes.watched import POLICIES, Collection, Seen, identify, missing_right
+from daemon.sources.kubernetes.watched import (
+    NAMESPACES,
+    POLICIES,
+    Collection,
+    Seen,
+    identify,
+    missing_right,
+)
 
 log = get_logger(__name__)
 
+LOOK_UP_SECONDS = 15.0
+"""An ADD waits so long for the answer about its pod; a server that is not there says so in less."""
 LOOK_UP_AFTER_SECONDS = 0.2
 """What the watch gets for a pod that kubelet has heard of already; then it is asked for."""
 RETRY_SECONDS = 1.0
@@ -58,7 +67,7 @@ class Errands:
     def __init__(
         self,
         state: ClusterState,
-        connect: Callable[[], Connection],
+        connect: Callable[[bool], Connection],
         collections: Callable[[], list[Collection]],
         node_name: str,
         answered: Callable[[], None],
@@ -68,10 +77,10 @@ class Errands:
         self._node_name = node_name
         self._answered = answered
         self._look_ups: queue.SimpleQueue[tuple[float, str, str, str]] = queue.SimpleQueue()
-        self._tokens: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._tokens: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._complaint = ""
-        self._asking, self._choring, self._listing = connect(), connect(), connect()
+        self._asking, self._choring, self._listing = connect(True), connect(False), connect(False)
 
     # --- from other threads ------------------------------------------------------------------------------
 
@@ -79,9 +88,9 @@ class Errands:
         """Ask for one pod, unless the watch brings it in a moment."""
         self._look_ups.put((time.monotonic() + LOOK_UP_AFTER_SECONDS, namespace, name, uid))
 
-    def request_sync(self, token: int) -> None:
+    def request_sync(self, token: int, deadline: float) -> None:
         """Answer with the token when the caches hold what the server holds now."""
-        self._tokens.put(token)
+        self._tokens.put((token, deadline))
 
     def stop(self) -> None:
         """End all threads soon."""
@@ -89,7 +98,7 @@ class Errands:
         for connection in (self._asking, self._choring, self._listing):
             connection.interrupt()
         self._look_ups.put((0.0, "", "", ""))
-        self._tokens.put(0)
+        self._tokens.put((0, 0.0))
         self._state.end()
 
     # --- one pod -----------------------------------------------------------------------------------------
@@ -100,7 +109,9 @@ class Errands:
             due, namespace, name, uid = self._look_ups.get()
             if self._stopping.wait(max(0.0, due - time.monotonic())):
                 return
-            if not self._state.has_pod(namespace, name, uid):
+            # Behind a server that was silent there may be some that nobody waits for any more.
+            wanted = time.monotonic() < due + LOOK_UP_SECONDS
+            if wanted and not self._state.has_pod(namespace, name, uid):
                 self._state.found(self._ask_pod(namespace, name))
 
     def _ask_pod(self, namespace: str, name: str) -> Found:
@@ -145,7 +156,8 @@ class Errands:
     def _resolve_leaving(self) -> None:
         asked = time.monotonic()
         try:
-            self._state.resolve_leaving(self._kind_goes(), asked)
+            ending = {place for place in self._state.ending_places(asked) if self._namespace_ends(place)}
+            self._state.resolve_leaving(self._kind_goes(), ending, asked)
         except ApiError as error:
             # Not known: they stay until it is.
             log.warning("deletion-waits", extra={"error": str(error)})
@@ -172,6 +184,14 @@ class Errands:
                 return not all("create" in kind.verbs for kind in kinds)
         return True
 
+    def _namespace_ends(self, name: str) -> bool:
+        """Whether a namespace is being deleted, or gone. The server is asked, for the watch may lag."""
+        what, fields = "list namespaces", f"metadata.name={name}"
+        path = NAMESPACES.versions[0][1]
+        page = decode_page(what, self._choring.get(what, path, {"fieldSelector": fields}, METADATA_LIST))
+        found = [NAMESPACES.decode(NAMESPACES, raw).object for raw in page.items or ()]
+        return not any(isinstance(one, Namespace) and not one.terminating for one in found)
+
     def _fetch_ports(self, key: ObjectKey, uid: str) -> None:
         ports: tuple[ContainerPort, ...] = ()
         try:
@@ -194,15 +214,16 @@ class Errands:
 
     def run_barriers(self) -> None:
         """Answer request_sync() until stop(), all that wait at once by one round."""
-        while True:
-            tokens = [self._tokens.get()]
-            while not self._tokens.empty():
-                tokens.append(self._tokens.get())
-            while not self._stopping.is_set() and not self._play_round():
-                pass
-            if self._stopping.is_set():
-                return
-            self._state.answer(tuple(tokens))
+        waiting: dict[int, float] = {}
+        while not self._stopping.is_set():
+            while not waiting or not self._tokens.empty():
+                token, deadline = self._tokens.get()
+                waiting[token] = deadline
+            now = time.monotonic()
+            waiting = {token: deadline for token, deadline in waiting.items() if deadline > now}
+            if waiting and self._play_round():
+                self._state.answer(tuple(waiting))
+                waiting.clear()
 
     def _play_round(self) -> bool:
         """List everything, wait for it. False: it has to be begun anew."""

@@ -25,10 +25,6 @@ class Expectations:
         """Whether the caches hold what the lists said, or newer."""
         return not self._missing and not self._surplus
 
-    def describe(self) -> list[str]:
-        """Some of what is not there yet."""
-        return [f"{name}: {key}" for name, key in [*self._missing, *self._surplus][:10]]
-
     def expect(
         self,
         name: str,

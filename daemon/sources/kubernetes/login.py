@@ -51,12 +51,16 @@ class _ExecCredential(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What one request needs. authorization: the header's value, or "" (a client certificate)."""
+    """What one request needs. authorization: the header's value, or "" (a client certificate).
+
+    given: what an exec plugin gave for it.
+    """
 
     server: str
     server_name: str
     context: ssl.SSLContext
     authorization: str
+    given: _Credential | None = None
 
 
 class Login:
@@ -82,23 +86,32 @@ class Login:
         """Where to connect and as whom, now. Raises CredentialsError."""
         with self._lock:
             access = self._load()
-            token, certificate, key = _read(access.token), _read(access.certificate), _read(access.key)
+            authority, token = _read(access.authority), _read(access.token)
+            certificate, key = _read(access.certificate), _read(access.key)
+            given = None
             if access.plugin is not None:
                 given = self._ask(access.plugin, access)
                 token = (given.token or "").encode() or token
                 if given.client_certificate_data and given.client_key_data:
                     certificate, key = given.client_certificate_data.encode(), given.client_key_data.encode()
-            context = self._make_context(_read(access.authority), certificate, key)
-        text = token.decode(errors="replace").strip()
-        # Anything else would end the header, or has no encoding there.
-        if not text.isascii() or not text.isprintable() or " " in text:
-            raise CredentialsError(WHAT, "the token holds more than visible ASCII characters")
-        return Identity(access.server, access.server_name, context, f"Bearer {text}" if text else "")
+            try:
+                authorization = _authorization(token)
+                context = self._make_context(authority, certificate, key)
+            except CredentialsError:
+                # It may be what a plugin gave, which no 401 would ever make it be asked for again.
+                self._exec = None
+                raise
+        return Identity(access.server, access.server_name, context, authorization, given)
 
-    def forget(self) -> None:
-        """The server said 401: ask an exec plugin anew, whatever it said about the expiry."""
+    def forget(self, refused: Identity) -> None:
+        """The server said 401 to it: ask an exec plugin anew, whatever it said about the expiry.
+
+        Unless it has given others since: a request may be answered long after another one's credentials were
+        renewed.
+        """
         with self._lock:
-            self._exec = None
+            if self._exec is not None and self._exec[1] == refused.given:
+                self._exec = None
 
     def _make_context(self, authority: bytes, certificate: bytes, key: bytes) -> ssl.SSLContext:
         parts = (authority, certificate, key)
@@ -118,6 +131,14 @@ class Login:
             margin = min(EXPIRY_MARGIN_SECONDS, max(0.0, expiry - now) / 5)
             self._exec = known = (plugin, credential, expiry - margin)
         return known[1]
+
+
+def _authorization(token: bytes) -> str:
+    text = token.decode(errors="replace").strip()
+    # Anything else would end the header, or has no encoding there.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise CredentialsError(WHAT, "the token holds more than visible ASCII characters")
+    return f"Bearer {text}" if text else ""
 
 
 def follow_kubeconfig(path: Path) -> Callable[[], Access]:

@@ -12,7 +12,7 @@ from typing import Any
 from daemon.model import ObjectKey
 from daemon.sources.base import Finding, Update
 from daemon.sources.kubernetes.client import Client
-from daemon.sources.kubernetes.errands import Errands
+from daemon.sources.kubernetes.errands import LOOK_UP_SECONDS, Errands
 from daemon.sources.kubernetes.events import EventRecorder, Objects
 from daemon.sources.kubernetes.reflector import Reflector, Timing
 from daemon.sources.kubernetes.sink import Callbacks, Standing
@@ -25,9 +25,6 @@ from daemon.sources.kubernetes.watched import (
     own_pods,
     peer_pods,
 )
-
-LOOK_UP_SECONDS = 15.0
-"""An ADD waits so long for the answer about its pod; a server that is not there says so in less."""
 
 LAST_WORDS_SECONDS = 2.0
 
@@ -93,9 +90,9 @@ class KubernetesSource:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
-    def request_sync(self, token: int) -> None:
+    def request_sync(self, token: int, deadline: float) -> None:
         """See Source: one consistent metadata list of each watched collection."""
-        self._errands.request_sync(token)
+        self._errands.request_sync(token, deadline)
 
     def look_up(self, namespace: str, name: str, uid: str) -> None:
         """See Source: one live GET."""

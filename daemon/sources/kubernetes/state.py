@@ -7,7 +7,7 @@ removed, which would delete all policies and shall open nothing.
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 
@@ -19,6 +19,7 @@ from daemon.sources.kubernetes.departures import Departures
 from daemon.sources.kubernetes.expectations import Expectations, is_one_history
 from daemon.sources.kubernetes.needs import Needs
 from daemon.sources.kubernetes.sink import LIVE, Callbacks, Standing
+from daemon.sources.kubernetes.summary import standing_problems, summarize
 from daemon.sources.kubernetes.watched import NAMESPACES, POLICIES, Collection, Seen, newer
 
 log = get_logger(__name__)
@@ -139,6 +140,7 @@ class ClusterState:
     def wait_chore(self) -> None:
         """Until there may be something due, or something has changed."""
         with self._changed:
+            self._publish([])  # what the passing of time has changed
             if not self._portless and not self._ending:
                 due = self._departures.next
                 self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
@@ -148,12 +150,22 @@ class ClusterState:
         with self._changed:
             return self._departures.is_due(time.monotonic())
 
-    def resolve_leaving(self, kind_goes: bool, asked: float) -> None:
-        """Let the policies go that were due when it was asked, unless their kind is being removed."""
+    def ending_places(self, asked: float) -> set[str]:
+        """The namespaces of the policies that are due: do they end, too?"""
+        with self._changed:
+            return {key.namespace for key in self._departures.due(asked)}
+
+    def resolve_leaving(self, kind_goes: bool, ending: Container[str], asked: float) -> None:
+        """Let the policies go that were due when it was asked, unless their kind is being removed.
+
+        ending: the namespaces that are being deleted or gone.
+        """
         with _Publishing(self) as changes:
             was_going = self._departures.kind_goes
             going = self._departures.resolve(kind_goes, asked, time.monotonic())
-            changes += [change for key in going for change in self._remove_policy(key)]
+            changes += [
+                change for key in going for change in self._remove_policy(key, key.namespace in ending)
+            ]
             if kind_goes and not was_going:
                 log.error("kind-removed", extra={"kind": POLICIES.resource, "kept": len(self._departures)})
 
@@ -246,7 +258,8 @@ class ClusterState:
             nonlocal owing
             arrived = self._expectations is None or self._expectations.done
             # An empty collection holds all that it should before it was ever listed.
-            listed = self._last.complete and self._last.peers_listed and not self._last.behind
+            last = self._last
+            listed = last.complete and last.peers_listed and not (last.behind or last.recreating)
             if arrived and listed and not self._distrusted & self._listed:
                 under_way = set(self._portless.items())
                 owing = under_way if owing is None else owing & under_way
@@ -294,14 +307,16 @@ class ClusterState:
         self._want_ports(key)
         return changes
 
-    def _remove_policy(self, key: ObjectKey) -> list[Change]:
-        """Whoever takes it must be able to tell that its namespace ends."""
+    def _remove_policy(self, key: ObjectKey, ends: bool) -> list[Change]:
+        """Whoever takes it must know before that its namespace ends (A13); the watch may tell it later."""
         changes = self._remove(POLICIES.name, key)
         place = ObjectKey(NAMESPACES.kind, "", key.namespace)
-        if changes and place not in self._cache.view(NAMESPACES.name):
-            ending = Namespace(key.namespace, {}, terminating=True)
-            return [Change(place, ending), *changes, Change(place, None)]
-        return changes
+        entry = self._cache.view(NAMESPACES.name).get(place)
+        labels = entry.object.labels if entry is not None and isinstance(entry.object, Namespace) else {}
+        if not ends or not changes:
+            return changes
+        ending = Change(place, Namespace(key.namespace, labels, terminating=True))
+        return [ending, *changes, *([Change(place, None)] if entry is None else [])]
 
     def _want_ports(self, key: ObjectKey) -> None:
         entry = self._cache.view(self._peers).get(key)
@@ -343,38 +358,21 @@ class ClusterState:
 
     def _describe(self) -> Update:
         """Everything of an update but its news."""
+        self._departures.settle(time.monotonic())
         wanted = [*self._always, *([self._peers] if self._needs.peers else [])]
-        waiting = [name for name in wanted if name not in self._listed]
-        self._complete = self._complete or not waiting
+        self._complete = self._complete or self._listed.issuperset(wanted)
         standings = {name: self._standings.get(name, Standing()) for name in wanted}
-        reasons = {name: standing.reason for name, standing in standings.items()}
-        stale = [name for name in wanted if self._complete and self._is_stale(name)]
-        refused = [name for name, standing in standings.items() if standing.refused]
-        return Update(
-            problems=self._problems(reasons),
-            complete=self._complete,
-            because="" if self._complete else "; ".join(f"{name}: {reasons[name]}" for name in waiting),
-            behind="; ".join(f"{name}: {reasons[name]}" for name in stale),
-            peers_listed=not self._needs.peers or self._peers in self._listed,
-            refused=tuple(f"{name}: {reasons[name]}" for name in refused),
-        )
-
-    def _is_stale(self, name: str) -> bool:
-        standing = self._standings.get(name, Standing())
-        return name in self._listed and (standing.owes_list or standing.refused)
-
-    def _problems(self, reasons: Mapping[str, str]) -> dict[str, tuple[Problem, ...]]:
-        found: dict[str, tuple[Problem, ...]] = {}
-        for name, reason in reasons.items():
-            if reason:
-                kept = "; what was known stays in force" if name in self._listed else ""
-                found[name] = (Problem("", f"{reason}{kept}"),)
+        problems = standing_problems(standings, self._listed)
         if self._departures.kind_goes:
             message = f"the kind {POLICIES.resource} is being removed; its policies stay in force"
-            found["kind"] = (Problem("", message),)
-        for key, problem in self._cache.problems.items():
-            found[str(key)] = (problem,)
-        return found
+            problems["kind"] = (Problem("", message),)
+        problems |= {str(key): (problem,) for key, problem in self._cache.problems.items()}
+        return msgspec.structs.replace(
+            summarize(standings, self._listed, self._complete),
+            problems=problems,
+            peers_listed=not self._needs.peers or self._peers in self._listed,
+            recreating=not self._departures.settled,
+        )
 
 
 class _Publishing:

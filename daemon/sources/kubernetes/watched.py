@@ -115,7 +115,7 @@ def decode_peer(collection: Collection, raw: msgspec.Raw) -> Seen:
         return nothing
     if not isinstance(pod, Pod) or not any(entry.addresses for entry in pod.statuses):
         return nothing
-    pod = msgspec.structs.replace(pod, problems=())
+    pod = msgspec.structs.replace(pod, problems=(), local=False)
     return Seen(key, metadata.uid, metadata.resource_version, pod)
 
 

@@ -84,9 +84,10 @@ class Told:
         self.state.changed(collection, [(True, one) for one in seen])
 
     def complete(self) -> "Told":
-        """Everything listed and empty but the default namespace."""
+        """Everything listed and empty but the default namespace, and discovery finds the kind in order."""
         for collection in ALWAYS:
             self.listed(collection, *([space("default")] if collection is NAMESPACES else []))
+        self.state.resolve_leaving(False, (), 0.0)
         return self
 
     def changes_since(self, count: int) -> list[Change]:

@@ -138,6 +138,22 @@ def test_another_object_of_that_name_keeps_nothing(cache: Cache) -> None:
     assert cache.problems[POLICY].message == "what?; it counts as absent"
 
 
+def test_each_collection_has_its_own_problem_with_an_object(cache: Cache) -> None:
+    put(cache, "own", bad(POD))
+    put(cache, "peers", seen(POD, pod()))
+    assert cache.problems[POD] == Problem("spec", "what?; it counts as absent")
+    list(cache.remove("peers", POD))
+    assert dict(cache.problems) == {POD: Problem("spec", "what?; it counts as absent")}
+    put(cache, "peers", seen(POD, pod()))
+    put(cache, "peers", bad(POD, 2))
+    # The view that counts is the one that is told of.
+    assert cache.problems[POD].message == "what?; it counts as absent"
+    list(cache.remove("own", POD))
+    assert dict(cache.problems) == {POD: Problem("spec", "what?; its last version stays in force")}
+    list(cache.remove("peers", POD))
+    assert dict(cache.problems) == {}
+
+
 def test_a_policy_without_a_good_selector_keeps_its_last_one(cache: Cache) -> None:
     put(cache, "rest", seen(POLICY, policy()))
     broken = policy(pod_selector=None, ingress=None, problems=(BAD,))

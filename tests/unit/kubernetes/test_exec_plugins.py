@@ -20,7 +20,6 @@ V1, V1BETA1 = EXEC_VERSIONS
 CA = trustme.CA()
 PEM = CA.cert_pem.bytes()
 LEAF, OTHER_LEAF = CA.issue_cert("client"), CA.issue_cert("other")
-CERTIFICATE, KEY = LEAF.cert_chain_pems[0].bytes(), LEAF.private_key_pem.bytes()
 EPOCH = 1_700_000_000.0
 
 
@@ -77,24 +76,47 @@ def test_a_plugin_gives_a_token_once(script: Script) -> None:
     assert [found.identity().authorization for _ in range(3)] == ["Bearer t"] * 3
     assert script.runs == 1
     script.say(credential("u"))
-    found.forget()
+    found.forget(found.identity())
     assert found.identity().authorization == "Bearer u"
     assert script.runs == 2
 
 
+CERTIFICATES = [
+    {"clientCertificateData": leaf.cert_chain_pems[0].bytes().decode()}
+    | {"clientKeyData": leaf.private_key_pem.bytes().decode()}
+    for leaf in (LEAF, OTHER_LEAF)
+]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(credential("t"), credential("u")), tuple(credential(**pair) for pair in CERTIFICATES)],
+    ids=["tokens", "certificates"],
+)
+def test_a_late_401_keeps_what_another_request_has_got_since(script: Script, first: str, second: str) -> None:
+    found = script.login()
+    script.say(first)
+    old = found.identity()
+    found.forget(old)
+    script.say(second)
+    new = found.identity()
+    assert new.given != old.given
+    found.forget(old)
+    assert found.identity() == new
+    assert script.runs == 2
+    found.forget(new)
+    found.identity()
+    assert script.runs == 3
+
+
 def test_a_plugin_gives_a_certificate(script: Script) -> None:
-    pair = {"clientCertificateData": CERTIFICATE.decode(), "clientKeyData": KEY.decode()}
-    script.say(credential(None, **pair, token=None, expirationTimestamp=None))
+    script.say(credential(None, **CERTIFICATES[0], token=None, expirationTimestamp=None))
     found = script.login()
     assert found.identity().authorization == ""
     first = found.identity().context
     assert found.identity().context is first
-    found.forget()
-    pair = {
-        "clientCertificateData": OTHER_LEAF.cert_chain_pems[0].bytes().decode(),
-        "clientKeyData": OTHER_LEAF.private_key_pem.bytes().decode(),
-    }
-    script.say(credential("both", **pair))
+    found.forget(found.identity())
+    script.say(credential("both", **CERTIFICATES[1]))
     assert found.identity().authorization == "Bearer both"
     assert found.identity().context is not first
 
@@ -164,6 +186,7 @@ FAILURES = [
     ("head -c 3000000 /dev/zero", f"printed more than {MAX_FILE} bytes"),
     ("yes", f"printed more than {MAX_FILE} bytes"),
     (f"echo '{credential('a b')}'", "visible ASCII"),
+    (f"echo '{credential(clientCertificateData='x', clientKeyData='y')}'", "can't be used"),
 ]
 
 
@@ -176,7 +199,6 @@ def test_a_plugin_that_fails(script: Script, line: str, word: str) -> None:
     assert len(reason) < 900
     # And is right at the next try.
     script.write(f"cat {script.answer_path}")
-    found.forget()
     assert found.identity().authorization == "Bearer t"
 
 

@@ -110,13 +110,6 @@ def test_what_came_after_the_list_is_no_surplus() -> None:
     assert not expect({}, at=9, held={A: entry(version=9)}).done
 
 
-def test_what_is_waited_for_is_told() -> None:
-    found = expect(listed(), held={B: entry()})
-    assert found.describe() == ["pods: Pod x/a", "pods: Pod x/b"]
-    many = {ObjectKey("Pod", "x", str(number)): ("u", "1") for number in range(50)}
-    assert len(expect(many).describe()) == 10
-
-
 class World:
     """A server's history, a cache that follows it some events behind, and a list made at some version."""
 

@@ -37,7 +37,7 @@ def far_future() -> float:
 
 def resolve(told: Told, kind_goes: bool = False) -> None:
     """As the chores do it, once all that leave are due."""
-    told.state.resolve_leaving(kind_goes, far_future())
+    told.state.resolve_leaving(kind_goes, (), far_future())
 
 
 # --- how far it is to be trusted -------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_a_deleted_policy_stays_until_its_kind_was_looked_at() -> None:
     told.put(POLICIES, policy("p"), policy("q"))
     told.delete(POLICIES, policy("p", version=2))
     assert told.names == ["p", "q"]
-    told.state.resolve_leaving(False, 0.0)
+    told.state.resolve_leaving(False, (), 0.0)
     assert told.names == ["p", "q"], "it was not due when discovery was asked"
     assert not told.state.is_leaving_due()
     poll(told.state.is_leaving_due, bool, 1.0)
@@ -279,8 +279,8 @@ def test_departures_are_not_shortened_by_a_list() -> None:
     assert leaving.resolve(False, 99.0, 99.0) == []
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["namespace first", "policy first"])
-def test_a_policy_whose_namespace_ends_says_so(before: bool) -> None:
+@pytest.mark.parametrize(("before", "ends"), [(True, True), (False, True), (False, False)])
+def test_a_policy_whose_namespace_ends_says_so(before: bool, ends: bool) -> None:
     """Whoever takes the policy away must see that its namespace ends, whatever the order of the watches."""
     told = Told().complete()
     told.put(NAMESPACES, space("s", 2))
@@ -289,7 +289,8 @@ def test_a_policy_whose_namespace_ends_says_so(before: bool) -> None:
     if before:
         told.delete(NAMESPACES, space("s", 5))
     told.delete(POLICIES, policy("p", namespace="s", version=4))
-    resolve(told)
+    assert told.state.ending_places(far_future()) == {"s"}
+    told.state.resolve_leaving(False, {"s"} if ends else (), far_future())
     kinds = [
         (change.key.kind[0], "ends" if isinstance(change.object, Namespace) else change.object is None)
         for change in told.changes_since(count)
@@ -297,7 +298,7 @@ def test_a_policy_whose_namespace_ends_says_so(before: bool) -> None:
     if before:
         assert kinds == [("N", True), ("N", "ends"), ("M", True), ("N", True)]
     else:
-        assert kinds == [("M", True)]
+        assert kinds == [("N", "ends"), ("M", True)] if ends else [("M", True)]
 
 
 # --- peers -----------------------------------------------------------------------------------------------

@@ -193,6 +193,7 @@ def test_a_peer() -> None:
             "8d1f",
             {"app": "web"},
             statuses=(NetworkStatus("default/net1", "net1", ADDRESSES),),
+            local=False,
         ),
     )
 

@@ -178,6 +178,32 @@ def test_many_equal_matches_cost_no_product() -> None:
     assert len(asked) < 10
 
 
+def test_many_edited_matches_cost_no_product() -> None:
+    """54 policies of 450 blocks each, every one of them edited: blocks on the same ports add up."""
+    blocks = [[(n << 8, (n << 8) + 9) for n in range(k * 1000, k * 1000 + 450)] for k in range(54)]
+    floor, current = (
+        Ruleset(
+            ingress=tuple(
+                Match(BlockSet(tuple(spans[part]), ()), (HTTP,), (f"{label}{k}",))
+                for k, spans in enumerate(blocks)
+            )
+        )
+        for label, part in (("then", slice(0, -1)), ("now", slice(1, None)))
+    )
+    (match,) = strict(floor, current, unchanged).ingress or ()
+    assert match.peer == BlockSet(tuple(span for spans in blocks for span in spans[1:-1]), ())
+    assert match.origins == tuple(f"now{k}" for k in range(54))
+
+
+def test_hosts_stay_apart_from_wider_blocks() -> None:
+    """They are another kind of set, and follow the pods: with others, wide blocks need no rewriting."""
+    wide, other = span(ONE, THREE), span(bytes([10, 1, 0, 0]), bytes([10, 1, 0, 9]))
+    floor = Ruleset(ingress=(Match(wide, None, ("a",)), Match(hosts(bytes([10, 1, 0, 3])), None, ("b",))))
+    now = Ruleset(ingress=tuple(Match(p, None, ("c",)) for p in (other, hosts(ONE), hosts(TWO), hosts(SIX))))
+    found = strict(floor, now, unchanged)
+    assert permissions(found) == {(hosts(ONE, TWO), None), (hosts(bytes([10, 1, 0, 3])), None)}
+
+
 # --- random pairs ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,38 @@
+"""What a start refuses before anything is touched.
+
+proves: D4, E6
+"""
+
+import argparse
+
+import pytest
+
+from daemon.app import unsupported
+from daemon.config import Settings, add_arguments, load_settings
+
+pytestmark = pytest.mark.unit
+
+NAMED = "egress: [{}, {ports: [{port: 53, protocol: UDP}]}, {ports: [{port: 53}, {port: dns}]}]"
+
+
+def load(source: str, common: str = "{}", *flags: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    line = ["--source", source, "--config", "c.yaml", *flags]
+    return load_settings(vars(parser.parse_args(line)), {}, lambda _: f"commonRules: {common}".encode())
+
+
+def test_a_named_port_that_no_source_resolves() -> None:
+    (problem,) = unsupported(load("kubernetes", f"{{{NAMED}}}"))
+    assert problem.startswith("commonRules.egress[2]: port 'dns': ")
+    assert "write the number" in problem
+    assert unsupported(load("manifests:/x", f"{{{NAMED}}}")) == []
+
+
+def test_names_on_ingress_are_the_subjects_own() -> None:
+    assert unsupported(load("kubernetes", "{ingress: [{ports: [{port: dns}]}], egress: [{}]}")) == []
+
+
+def test_all_of_it_is_told() -> None:
+    found = unsupported(load("kubernetes", f"{{{NAMED}}}", "--backend", "iptables"))
+    assert [problem.split(":")[0] for problem in found] == ["--backend iptables", "commonRules.egress[2]"]
