@@ -136,6 +136,7 @@ class Daemon:
         report.waiting_adds = lambda: lifecycle.waiting
         report.source_cost = source.cost
         barriers.notes = report.problems
+        barriers.unverified = upkeep.unverified
         self._dataplane = Dataplane(
             inbox, registry, reconciler, upkeep, lifecycle, barriers, report, source.tell
         )

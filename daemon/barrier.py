@@ -24,6 +24,7 @@ class _Barrier:
 class Barriers:
     """All waits that are under way.
 
+    `unverified()`: what an earlier run has programmed and this one has still to look at.
     `ask(token, deadline)`: the source reads anew, and answers with the token once it has handed over what it
     found, unless that is late.
     """
@@ -37,6 +38,7 @@ class Barriers:
         self._last_token = 0
         self._waiting: dict[int, _Barrier] = {}
         self.notes: Callable[[], list[str]] = list
+        self.unverified: Callable[[], list[Sandbox]] = list
 
     def add(self, request: Request) -> None:
         """Begin one wait; `timeoutMs` in the request bounds it."""
@@ -69,7 +71,7 @@ class Barriers:
         return min((barrier.deadline for barrier in self._waiting.values()), default=None)
 
     def _answer(self, barrier: _Barrier, *, late: bool) -> dict[str, Any] | None:
-        if barrier.tick is not None and not any(self._reconciler.waiting(barrier.tick)):
+        if barrier.tick is not None and not self._waiting_for(barrier.tick):
             return {"synced": True, "waitingFor": [], "notes": self.notes()}
         if not late:
             return None
@@ -78,7 +80,10 @@ class Barriers:
     def _missing(self, barrier: _Barrier) -> list[str]:
         if barrier.tick is None:
             return ["the source has not answered"]
-        return [_name(sandbox) for sandbox in self._reconciler.waiting(barrier.tick)]
+        return [_name(sandbox) for sandbox in self._waiting_for(barrier.tick)]
+
+    def _waiting_for(self, tick: int) -> list[Sandbox]:
+        return [*self._reconciler.waiting(tick), *self.unverified()]
 
 
 def _name(sandbox: Sandbox) -> str:

@@ -151,6 +151,10 @@ class Upkeep:
             evidence=found.evidence,
         )
 
+    def unverified(self) -> list[Sandbox]:
+        """What was restored and is still to be verified; not what is left alone, which says why."""
+        return [s for s in self._reconciler.sandboxes.values() if s.held and not s.error]
+
     def _verify_held(self, *, again: bool) -> None:
         """Verify what was restored, but not where a namespace ends: its policies go before its pods (A13).
 

@@ -108,6 +108,7 @@ class Errands:
         while True:
             due, namespace, name, uid = self._look_ups.get()
             if self._stopping.wait(max(0.0, due - time.monotonic())):
+                self._asking.close()
                 return
             # Behind a server that was silent there may be some that nobody waits for any more.
             wanted = time.monotonic() < due + LOOK_UP_SECONDS
@@ -152,6 +153,7 @@ class Errands:
                 self._fetch_ports(*wanted)
             else:
                 self._state.wait_chore()
+        self._choring.close()
 
     def _resolve_leaving(self) -> None:
         asked = time.monotonic()
@@ -224,6 +226,7 @@ class Errands:
             if waiting and self._play_round():
                 self._state.answer(tuple(waiting))
                 waiting.clear()
+        self._listing.close()
 
     def _play_round(self) -> bool:
         """List everything, wait for it. False: it has to be begun anew."""

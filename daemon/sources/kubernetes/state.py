@@ -258,8 +258,7 @@ class ClusterState:
             nonlocal owing
             arrived = self._expectations is None or self._expectations.done
             # An empty collection holds all that it should before it was ever listed.
-            last = self._last
-            listed = last.complete and last.peers_listed and not (last.behind or last.recreating)
+            listed = self._last.complete and self._last.peers_listed and not self._last.behind
             if arrived and listed and not self._distrusted & self._listed:
                 under_way = set(self._portless.items())
                 owing = under_way if owing is None else owing & under_way
