@@ -138,7 +138,14 @@ class Daemon:
         barriers.notes = report.problems
         barriers.unverified = upkeep.unverified
         self._dataplane = Dataplane(
-            inbox, registry, reconciler, upkeep, lifecycle, barriers, report, source.tell
+            inbox,
+            registry,
+            reconciler,
+            upkeep,
+            lifecycle,
+            barriers,
+            report,
+            source.tell if source.wants_findings else None,
         )
         self._server = Server(settings.socket, self._dataplane.post_request)
         address = settings.metrics_address

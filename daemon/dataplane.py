@@ -52,7 +52,7 @@ class Dataplane:
         lifecycle: Lifecycle,
         barriers: Barriers,
         report: Report,
-        tell: Callable[[Mapping[ObjectKey, tuple[Finding, ...]]], None],
+        tell: Callable[[Mapping[ObjectKey, tuple[Finding, ...]]], None] | None,
     ) -> None:
         self._inbox = inbox
         self._registry = registry
@@ -110,13 +110,13 @@ class Dataplane:
                 task()
             busy = self._reconciler.step()
             self._upkeep_step()
-            self._tell_findings()
             self._lifecycle.advance()
             self._barriers.advance()
             # Replacing a file takes longer than programming a netns: records wait until all is in force.
             if not busy:
                 self._save_one()
                 self._settle_memory()
+                self._tell_findings()
         self._lifecycle.refuse_waiting(self._stopping)
         while self._save_one():
             pass
@@ -172,7 +172,7 @@ class Dataplane:
         To gather it takes a look at everything: at most a hundredth of the time.
         """
         now = time.monotonic()
-        if now >= self._next_findings and self._upkeep.ready:
+        if self._tell is not None and now >= self._next_findings and self._upkeep.ready:
             self._tell(self._report.findings())
             self._next_findings = now + max(FINDINGS_SECONDS, 100 * (time.monotonic() - now))
 

@@ -79,6 +79,10 @@ class Source(Protocol):
         It comes as a change, or in an update's `found`, which also says why not.
         """
 
+    @property
+    def wants_findings(self) -> bool:
+        """Whether there is anybody to tell() them to; to gather them costs something."""
+
     def tell(self, findings: Mapping[ObjectKey, tuple[Finding, ...]]) -> None:
         """All that is reported about objects now, for their authors."""
 

@@ -92,6 +92,11 @@ class ManifestsSource:
         """See Source: the directory is read anew; a pod that is there comes as a change."""
         self.request_sync(0)
 
+    @property
+    def wants_findings(self) -> bool:
+        """See Source."""
+        return False
+
     def tell(self, findings: Mapping[ObjectKey, tuple[Finding, ...]]) -> None:
         """See Source: a directory has nobody to tell."""
 

@@ -98,6 +98,11 @@ class KubernetesSource:
         """See Source: one live GET."""
         self._errands.look_up(namespace, name, uid)
 
+    @property
+    def wants_findings(self) -> bool:
+        """See Source."""
+        return self._recorder is not None
+
     def tell(self, findings: Mapping[ObjectKey, tuple[Finding, ...]]) -> None:
         """See Source: Events on the objects."""
         if self._recorder is not None:
