@@ -1,11 +1,13 @@
 """What the tests of this tier share: an API server with everything installed."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.kube.crds import NET_ATTACH_DEF_CRD
 from tests.lab.apiserver import CONF, ApiServer
+from tests.lab.faults import FaultProxy
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,13 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """The same for one test, which may do with it what it likes."""
     with ApiServer(tmp_path_factory.mktemp("own")) as made:
         install(made)
+        yield made
+
+
+@pytest.fixture
+def proxy(server: ApiServer, tmp_path: Path) -> Iterator[FaultProxy]:
+    """What stands between a client and `server`, without a fault yet."""
+    with FaultProxy(tmp_path, server.url, server.ca_file) as made:
         yield made
 
 

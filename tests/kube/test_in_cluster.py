@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.kube.conftest import install
 from tests.kube.world import only
 from tests.lab import Lab, objects
 from tests.lab.apiserver import ApiServer
-from tests.lab.kubedaemon import NODE
+from tests.lab.kubedaemon import NODE, KubeDaemon
 from tests.lab.polling import poll
 
 # What kubelet mounts there lies in a mount namespace of the daemon's own.
@@ -65,3 +66,14 @@ def test_the_account_of_the_pod(host: str, both_families: ApiServer, tmp_path: P
     finally:
         if not there_before and secrets.is_dir() and not any(secrets.iterdir()):
             os.rmdir(secrets)
+
+
+def test_a_client_certificate(server: ApiServer) -> None:
+    """Outside of a cluster: the kubeconfig of an administrator, by files."""
+    certificate, key = server.client_certificate("admin", "system:masters", "client")
+    user: dict[str, Any] = {"client-certificate": str(certificate), "client-key": str(key)}
+    with Lab(()) as lab:
+        config = server.kubeconfig("by-certificate", **user)
+        daemon = lab.adopt(KubeDaemon(lab.daemon_folder(), server, config))
+        daemon.start()
+        assert daemon.ctl("status")["ready"] is True

@@ -91,12 +91,6 @@ def place(server: ApiServer) -> Iterator[Place]:
 
 
 @pytest.fixture
-def proxy(server: ApiServer, tmp_path: Path) -> Iterator[FaultProxy]:
-    with FaultProxy(tmp_path, server.url, server.ca_file) as made:
-        yield made
-
-
-@pytest.fixture
 def proxied(server: ApiServer, proxy: FaultProxy, tmp_path: Path) -> Path:
     return proxied_config(proxy, tmp_path, token=server.account_token())
 

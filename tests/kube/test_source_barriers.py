@@ -90,12 +90,6 @@ def place(server: ApiServer) -> Iterator[Place]:
 
 
 @pytest.fixture
-def proxy(server: ApiServer, tmp_path: Path) -> Iterator[FaultProxy]:
-    with FaultProxy(tmp_path, server.url, server.ca_file) as made:
-        yield made
-
-
-@pytest.fixture
 def sourced(server: ApiServer, place: Place, proxy: FaultProxy, tmp_path: Path) -> Iterator[Sourced]:
     with sourcing(proxied_config(proxy, tmp_path, token=server.account_token()), server) as made:
         made.wait_complete()
