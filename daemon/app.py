@@ -21,8 +21,9 @@ from types import TracebackType
 
 from daemon import log as logs
 from daemon.attachments import RecordStore
-from daemon.backends.base import Backend
-from daemon.backends.nfnetlink import Reaper
+from daemon.backends.choice import Choice, choose
+from daemon.backends.iptables import IptablesBackend
+from daemon.backends.nfsocket import Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.barrier import Barriers
 from daemon.config import Settings, unknown_variables
@@ -112,14 +113,16 @@ class Daemon:
     """All parts, wired. start() returns when the socket listens; the source is read by its own thread."""
 
     def __init__(self, settings: Settings) -> None:
-        backend = choose_backend(settings.backend)
+        choice = choose_backend(settings)
         clock = time.monotonic
         self._source = make_source(settings, lambda update: self._dataplane.post_update(update))
         source = self._source
         inbox = Inbox()
         store = Store(settings.common_rules)
         records = RecordStore(settings.state_dir / "attachments", _boot_id())
-        reconciler = Reconciler(store, backend, clock, lambda sandbox: upkeep.on_gone(sandbox))
+        reconciler = Reconciler(
+            store, choice.backend, clock, lambda sandbox: upkeep.on_gone(sandbox), choice.rivals
+        )
         registry = Registry(store, records, reconciler)
         upkeep = Upkeep(store, registry, reconciler, settings.multus_cache_dir)
         lifecycle = Lifecycle(
@@ -132,7 +135,7 @@ class Daemon:
             LifecycleSettings(records.boot_id, settings.track_connections, source.look_up_seconds),
         )
         barriers = Barriers(reconciler, clock, source.request_sync)
-        report = Report(store, registry, reconciler, upkeep, backend, settings.source)
+        report = Report(store, registry, reconciler, upkeep, choice, settings.source)
         report.waiting_adds = lambda: lifecycle.waiting
         report.source_cost = source.cost
         barriers.notes = report.problems
@@ -192,8 +195,6 @@ class Daemon:
 def unsupported(settings: Settings) -> list[str]:
     """What these settings ask for that this version does not have, a line each."""
     problems = []
-    if settings.backend == "iptables":
-        problems.append("--backend iptables: not in this version; use nftables or auto")
     if settings.source == "kubernetes":
         # What pods' containers are asked for is told by policies alone.
         problems += [
@@ -206,15 +207,17 @@ def unsupported(settings: Settings) -> list[str]:
     return problems
 
 
-def choose_backend(wanted: str) -> Backend:
-    """The backend that `--backend` names, once it has answered on this kernel.
-
-    Raises BackendUnavailableError.
-    """
-    backend = NftablesBackend(Reaper())
-    backend.probe()
-    log.info("backend", extra={"backend": backend.name, "asked": wanted})
-    return backend
+def choose_backend(settings: Settings) -> Choice:
+    """The backend to use, once it has answered on this kernel. Raises BackendUnavailableError."""
+    reaper = Reaper()
+    # In the order of preference: nftables is atomic as a whole, and safe beside legacy rules of others.
+    backends = (NftablesBackend(reaper), IptablesBackend(reaper))
+    choice = choose(settings.backend, backends, settings.state_dir / "backend")
+    log.info(
+        "backend",
+        extra={"backend": choice.backend.name, "asked": settings.backend, "because": choice.because},
+    )
+    return choice
 
 
 def make_source(settings: Settings, publish: Callable[[Update], None]) -> Source:

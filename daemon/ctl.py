@@ -230,7 +230,8 @@ def _print(arguments: argparse.Namespace, result: Any, show: Callable[[Any], Any
 def _status_table(status: dict[str, Any]) -> None:
     ready = "ready" if status["ready"] else f"not ready: {status['notReadyBecause']}"
     print(f"multi-networkpolicyd {status['version']}, {ready}")
-    print(f"source {status['source']}, backend {status['backend']}, up {status['uptimeSeconds']:.0f} s")
+    print(f"source {status['source']}, up {status['uptimeSeconds']:.0f} s")
+    print(f"backend {status['backend']}: {status['backendBecause']}")
     states = ", ".join(f"{count} {state}" for state, count in sorted(status["attachments"].items()))
     waiting = status["waitingAdds"]
     print(f"attachments: {states or 'none'}; policies: {status['policies']}; ADDs waiting: {waiting}")

@@ -38,6 +38,8 @@ _MEMO_ELEMENTS = 500_000
 """Addresses that specs of shared sets hold on to: those of former members too, 50 bytes each."""
 
 _DIGEST_DIGITS = 12
+_LABEL_LETTERS, _LABEL_DIGITS = 6, 8
+_DIGEST_LABEL = re.compile(rf".*-[0-9a-f]{{{_LABEL_DIGITS}}}")
 
 
 class SetKind(StrEnum):
@@ -180,14 +182,19 @@ def used_sets(gates: Iterable[Gate]) -> list[str]:
 
 
 def chain_name(direction: Direction, ifname: str) -> str:
-    """A chain's name: "ingress-net1". A legal ifname may hold what nft does not take in a name.
+    """A chain's name: "ingress-net1"."""
+    return f"{direction}-{label(ifname)}"
 
-    Then a digest.
+
+def label(ifname: str) -> str:
+    """An interface in the names of kernel objects, 15 characters at most.
+
+    Itself, unless these may not hold its characters, or it looks like what then stands for it: a digest.
     """
     clean = re.sub(r"[^A-Za-z0-9_.-]", "_", ifname)
-    if clean == ifname:
-        return f"{direction}-{ifname}"
-    return f"{direction}-{clean}-{sha256(ifname.encode()).hexdigest()[:8]}"
+    if clean == ifname and not _DIGEST_LABEL.fullmatch(ifname):
+        return ifname
+    return f"{clean[:_LABEL_LETTERS]}-{sha256(ifname.encode()).hexdigest()[:_LABEL_DIGITS]}"
 
 
 # --- what one ruleset comes to ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ state is not known, and then everything of ours there is rewritten.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -58,7 +58,8 @@ class Sandbox:
 
     actual: what was applied last; None: not known. believed: the last that was known to be applied, for a
     comparison when a refused batch leaves doubt. held: restored at the start and not verified yet; its
-    rules stay as they are, whatever happens meanwhile.
+    rules stay as they are, whatever happens meanwhile. beside: what another backend has there, and why it
+    stays; "": nothing.
     """
 
     identity: NetnsIdentity
@@ -71,12 +72,14 @@ class Sandbox:
     failures: int = 0
     retry_at: float = 0.0
     error: str = ""
+    beside: str = ""
 
 
 class Reconciler:
     """Owns the sandboxes.
 
-    `clock` is monotonic seconds; `on_gone` is told of sandboxes whose netns is gone.
+    `clock` is monotonic seconds; `on_gone` is told of sandboxes whose netns is gone. `rivals`: the backends
+    that are not in use, but may have been.
     """
 
     def __init__(
@@ -85,7 +88,9 @@ class Reconciler:
         backend: Backend,
         clock: Callable[[], float],
         on_gone: Callable[[Sandbox], None],
+        rivals: Sequence[Backend] = (),
     ) -> None:
+        self._rivals = rivals
         self._store = store
         self._backend = backend
         self._clock = clock
@@ -180,10 +185,12 @@ class Reconciler:
         if planner.digest(desired) != digest:
             return False
         with netns.entered(sandbox.identity.path, sandbox.identity):
-            if self._backend.generation() != generation:
+            now = self._backend.generation()
+            if self._difference(desired, generation):
                 return False
+            self._evict_rivals(sandbox)
         sandbox.actual = desired
-        sandbox.generation = generation
+        sandbox.generation = now
         for attachment in sandbox.attachments.values():
             attachment.state = State.APPLIED
         self._settle(sandbox)
@@ -194,16 +201,14 @@ class Reconciler:
         if sandbox.actual is None:
             return sandbox.error or "not programmed yet"
         with netns.entered(sandbox.identity.path, sandbox.identity):
-            if self._backend.generation() == sandbox.generation:
-                return ""
-            return self._backend.differences(sandbox.actual)
+            beside = [f"rules of the {rival.name} backend too" for rival in self._rivals if rival.present()]
+            return "; ".join(filter(None, [self._difference(sandbox.actual, sandbox.generation), *beside]))
 
     def strangers(self, sandbox: Sandbox) -> list[str]:
-        """Chains of ours in a sandbox that belong to none of its attachments."""
+        """Chains of ours in a sandbox that belong to none of its attachments, whichever backend made them."""
         with netns.entered(sandbox.identity.path, sandbox.identity):
-            present = self._backend.gates()
-        own = {planner.chain_name(d, ifname) for ifname in sandbox.attachments for d in Direction}
-        return sorted(present - own)
+            present = self._backend.gates().union(*(r.gates() for r in self._rivals if r.present()))
+        return sorted(present - _chain_names(sandbox))
 
     def counters(self, sandbox: Sandbox) -> dict[str, tuple[int, int]]:
         """The drop counters in a sandbox: name to (packets, bytes)."""
@@ -261,7 +266,7 @@ class Reconciler:
         try:
             plan = planner.make_plan(desired, sandbox.actual)
             self._program(sandbox, plan)
-            if sandbox.actual is not None and sandbox.generation != before + plan.commits:
+            if before and sandbox.actual is not None and sandbox.generation != before + plan.commits:
                 # Somebody else has committed in this netns since: was it to our table?
                 sandbox.actual = desired
                 if self._touched(sandbox):
@@ -278,7 +283,37 @@ class Reconciler:
     def _program(self, sandbox: Sandbox, plan: planner.Plan) -> None:
         with netns.entered(sandbox.identity.path, sandbox.identity):
             sandbox.generation = self._backend.apply(plan)
+            if plan.reset:
+                self._evict_rivals(sandbox)
         self.applied_total += 1
+
+    def _difference(self, program: Program, generation: int) -> str:
+        """What in the current netns differs from a program that made the generation; "": nothing."""
+        if generation and self._backend.generation() == generation:
+            return ""
+        return self._backend.differences(program)
+
+    def _evict_rivals(self, sandbox: Sandbox) -> None:
+        """What another backend has programmed goes, now that ours is in force: two would be ANDed.
+
+        But not where it governs an interface that is not known here.
+        """
+        sandbox.beside = ""
+        for rival in self._rivals:
+            if not rival.present():
+                continue
+            fields = {"netns": sandbox.identity.path, "backend": rival.name}
+            try:
+                if strange := rival.gates() - _chain_names(sandbox):
+                    whose = ", ".join(sorted(strange))
+                    sandbox.beside = f"rules of the {rival.name} backend stay: they govern more ({whose})"
+                    log.error("rival-left", extra={**fields, "reason": sandbox.beside})
+                    continue
+                rival.remove()
+                log.warning("rival-removed", extra=fields)
+            except DataplaneError as error:
+                sandbox.beside = f"rules of the {rival.name} backend can't be removed: {error}"
+                log.error("rival-left", extra={**fields, "reason": str(error)})
 
     def _remove(self, sandbox: Sandbox) -> None:
         """Nothing of ours is left to govern: the table goes too."""
@@ -326,6 +361,10 @@ class Reconciler:
             for attachment in sandbox.attachments.values():
                 attachment.state = State.PENDING
             log.error("deny-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
+
+
+def _chain_names(sandbox: Sandbox) -> set[str]:
+    return {planner.chain_name(d, ifname) for ifname in sandbox.attachments for d in Direction}
 
 
 def _closed(desired: Program, actual: Program | None) -> Program:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cni_plugin import wire
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from daemon.backends.base import Backend
+from daemon.backends.choice import Choice
 from daemon.errors import DataplaneError, NetnsError
 from daemon.model import Direction, ObjectKey, Policy, Problem
 from daemon.program import chain_name, restrict
@@ -40,14 +40,15 @@ class Report:
         registry: Registry,
         reconciler: Reconciler,
         upkeep: Upkeep,
-        backend: Backend,
+        choice: Choice,
         source: str,
     ) -> None:
         self._store = store
         self._registry = registry
         self._reconciler = reconciler
         self._upkeep = upkeep
-        self._backend = backend
+        self._backend = choice.backend
+        self._because = choice.because
         self._source = source
         self._started = time.monotonic()
         self.waiting_adds: Callable[[], int] = lambda: 0
@@ -86,6 +87,7 @@ class Report:
             "source": self._source,
             "sourceCost": dict(self.source_cost()),
             "backend": self._backend.name,
+            "backendBecause": self._because,
             "attachments": states,
             "waitingAdds": self.waiting_adds(),
             "pending": sorted(s.identity.path for s in self._reconciler.pending()),
@@ -148,8 +150,7 @@ class Report:
         for key, problems in self._store.problems().items():
             lines += [f"{key}: {problem.field}: {problem.message}" for problem in problems]
         for sandbox in self._reconciler.sandboxes.values():
-            if sandbox.error:
-                lines.append(f"{sandbox.identity.path}: {sandbox.error}")
+            lines += [f"{sandbox.identity.path}: {text}" for text in (sandbox.error, sandbox.beside) if text]
         for attachment in self._registry.attachments.values():
             lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in attachment.notes]
         return lines

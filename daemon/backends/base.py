@@ -30,7 +30,13 @@ class Backend(Protocol):
         """
 
     def generation(self) -> int:
-        """A number that rises with every commit, whoever's; 0 where the packet filter has none."""
+        """A number that rises with every commit, whoever's; 0 where the packet filter has none.
+
+        Without one, `apply` itself makes sure that its commit is what stands there afterwards.
+        """
+
+    def present(self) -> bool:
+        """Whether anything of ours is there. Makes nothing, costs little, and needs no probe before."""
 
     def gates(self) -> frozenset[str]:
         """The names of the chains that attachments have (`chain_name`), whoever's they are."""

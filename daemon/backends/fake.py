@@ -71,6 +71,10 @@ class FakeBackend:
         self.asked["generation"] += 1
         return self.generations[self.netns]
 
+    def present(self) -> bool:
+        """Whether this netns has been programmed."""
+        return self.netns in self.tables
+
     def gates(self) -> frozenset[str]:
         """Every chain."""
         return frozenset(chain_name(key.direction, key.ifname) for key in self._table().chains)

@@ -8,36 +8,14 @@ import errno
 
 from daemon import netns
 from daemon.backends import nftmessages, nftread, nfttext
-from daemon.backends.nfnetlink import NetfilterSocket, Reaper
+from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.nftread import read, read_counters, read_generation
 from daemon.backends.nftrender import DROP_PREFIX, HOOKS, TRACKING, Found, render
+from daemon.backends.shape import REHEARSAL
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
-from daemon.planner import (
-    ChainSpec,
-    Gate,
-    Plan,
-    Program,
-    RuleSpec,
-    SetKind,
-    SetSpec,
-    in_commits,
-    make_plan,
-)
+from daemon.planner import Plan, Program, in_commits, make_plan
 
 _RESET_TRIES = 5
-
-_SETS = (
-    SetSpec("blocks4-probe", SetKind.SPANS, 4, frozenset({(1, 2)}), "probe"),
-    SetSpec("ports6-probe", SetKind.ENDPOINTS, 6, frozenset({(bytes(16), 6, 80)}), "probe"),
-)
-_RULES = (
-    RuleSpec(4, "blocks4-probe", SetKind.SPANS, ((6, (80, 80)), (6, (90, 99)), (17, (53, 53))), "probe"),
-    RuleSpec(6, "ports6-probe", SetKind.ENDPOINTS, None, "probe"),
-)
-_GATE = Gate("lo", 1, "probe", ChainSpec(True, _RULES), ChainSpec(True, _RULES))
-
-REHEARSAL = Program({"lo": _GATE}, {spec.name: spec for spec in _SETS}, track=True)
-"""A bit of everything that we use, for the probe."""
 
 
 class NftablesBackend:
@@ -45,8 +23,9 @@ class NftablesBackend:
 
     name = "nftables"
 
-    def __init__(self, reaper: Reaper) -> None:
+    def __init__(self, reaper: Reaper, connect: Connect = connect) -> None:
         self._reaper = reaper
+        self._connect = connect
 
     def probe(self) -> None:
         """Commit a program with all that we use in a scratch netns."""
@@ -63,7 +42,7 @@ class NftablesBackend:
 
     def apply(self, plan: Plan) -> int:
         """One batch (two where rules and members change together); returns the generation afterwards."""
-        with NetfilterSocket(self._reaper) as sock:
+        with self._open() as sock:
             if plan.reset:
                 self._reset(sock, plan)
             else:
@@ -98,14 +77,25 @@ class NftablesBackend:
         except TransactionError:
             raise refused from None
 
+    def _open(self) -> NetfilterSocket:
+        return NetfilterSocket(self._reaper, self._connect)
+
+    def present(self) -> bool:
+        """Whether there is our table; a kernel without nf_tables has none."""
+        try:
+            with self._open() as sock:
+                return nftread.has_table(sock)
+        except DataplaneError:
+            return False
+
     def generation(self) -> int:
         """The kernel's generation of this netns' rules; every commit of anybody raises it by one."""
-        with NetfilterSocket(self._reaper) as sock:
+        with self._open() as sock:
             return read_generation(sock)
 
     def differences(self, program: Program) -> str:
         """The first few things of ours that are not as `program` says; foreign tables do not count."""
-        with NetfilterSocket(self._reaper) as sock:
+        with self._open() as sock:
             return nftread.differences(sock, program)
 
     def gates(self) -> frozenset[str]:
@@ -114,12 +104,12 @@ class NftablesBackend:
 
     def read(self) -> Found:
         """Names of what is in our table."""
-        with NetfilterSocket(self._reaper) as sock:
+        with self._open() as sock:
             return read(sock)
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """(packets, bytes) dropped, by chain."""
-        with NetfilterSocket(self._reaper) as sock:
+        with self._open() as sock:
             return {
                 name.removeprefix(DROP_PREFIX): counted
                 for name, counted in read_counters(sock).items()
@@ -132,6 +122,6 @@ class NftablesBackend:
 
     def remove(self) -> None:
         """Delete our table."""
-        with NetfilterSocket(self._reaper) as sock:
+        with self._open() as sock:
             if read(sock).table:
                 sock.transact([nftmessages.delete_table()])

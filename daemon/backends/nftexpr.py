@@ -19,9 +19,6 @@ ICMPV6 = 58
 IFNAME_BYTES = 16
 TCP = 6
 
-ESSENTIAL_ICMPV6 = (2, 130, 131, 132, 133, 134, 135, 136, 143)
-"""Packet too big, MLD, neighbour discovery (E3); 137, redirect, is not among them."""
-
 # Registers: 1 has 16 bytes; 8 to 23 are the same memory by 4 bytes, 8 being the start of 1.
 _REG_VERDICT = 0
 _REG_1 = 1

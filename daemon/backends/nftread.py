@@ -12,7 +12,6 @@ from daemon.backends.nfnetlink import (
     NLA_TYPE_MASK,
     SUBSYS_NFTABLES,
     Message,
-    NetfilterSocket,
     attr,
     attribute_list,
     attributes,
@@ -20,6 +19,7 @@ from daemon.backends.nfnetlink import (
     raw_attributes,
     string,
 )
+from daemon.backends.nfsocket import NetfilterSocket
 from daemon.backends.nftexpr import TABLE_FAMILY
 from daemon.backends.nftrender import Found, FoundSet, render
 from daemon.errors import TransactionError
@@ -48,13 +48,9 @@ def read_generation(sock: NetfilterSocket) -> int:
 def read(sock: NetfilterSocket) -> Found:
     """Names of what is in our table."""
     generation = read_generation(sock)
-    ours = attr(1, string(nft.TABLE))
-    try:
-        sock.request(_get(_GETTABLE, ours, "read our table"))
-    except TransactionError as error:
-        if error.errno != errno.ENOENT:
-            raise
+    if not has_table(sock):
         return Found(generation)
+    ours = attr(1, string(nft.TABLE))
     chains = (attributes(body) for body in sock.dump(_get(_GETCHAIN, b"", "read chains")))
     sets = (attributes(body) for body in sock.dump(_get(_GETSET, ours, "read sets")))
     return Found(
@@ -64,6 +60,17 @@ def read(sock: NetfilterSocket) -> Found:
         sets={_text(s[2]): _found_set(s) for s in sets if not _number(s.get(3, b"")) & _ANONYMOUS_FLAG},
         counters=frozenset(read_counters(sock)),
     )
+
+
+def has_table(sock: NetfilterSocket) -> bool:
+    """Whether there is our table."""
+    try:
+        sock.request(_get(_GETTABLE, attr(1, string(nft.TABLE)), "read our table"))
+    except TransactionError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
 
 
 def read_counters(sock: NetfilterSocket) -> dict[str, tuple[int, int]]:

@@ -17,7 +17,16 @@ import msgspec
 from daemon.backends import nftexpr as expr
 from daemon.backends import nftmessages as nft
 from daemon.backends.nfnetlink import Message
-from daemon.model import Direction, Span
+from daemon.backends.shape import (
+    DISPATCHES,
+    ESSENTIAL_ICMPV6,
+    MIDSTREAM_COMMENT,
+    OURS_COMMENT,
+    OWN_SOURCE_COMMENT,
+    TRACKING_COMMENT,
+    split_ports,
+)
+from daemon.model import Direction
 from daemon.planner import (
     ChainKey,
     ChainSpec,
@@ -29,17 +38,10 @@ from daemon.planner import (
     SetSpec,
     dispatches,
 )
-from daemon.policy.ruleset import Ports
 from daemon.program import chain_name
 from daemon.wording import clean
 
-TABLE_COMMENT = "made by multi-networkpolicyd: leave it to that"
-
 TRACKING = "tracking"
-TRACKING_COMMENT = "nothing jumps here: a rule with ct keeps connection tracking on"
-
-OWN_SOURCE_COMMENT = "own address as source"
-MIDSTREAM_COMMENT = "new without SYN"
 
 HOOKS = {"input": 1, "forward": 2, "output": 3}
 
@@ -47,14 +49,6 @@ DROP_PREFIX = "drop-"
 
 # One for whole protocols, one for pairs, one for each protocol's spans: there are 256 protocols.
 _MOST_SETS_OF_A_RULE = 260
-
-
-# Which directions each base chain dispatches (E4: in through an interface is ingress, out through it egress).
-DISPATCHES = {
-    "input": (Direction.INGRESS,),
-    "forward": (Direction.INGRESS, Direction.EGRESS),
-    "output": (Direction.EGRESS,),
-}
 
 
 class FoundSet(msgspec.Struct, frozen=True):
@@ -131,7 +125,7 @@ def _kept(plan: Plan, found: Found) -> _Kept:
 
 def _clear(plan: Plan, found: Found) -> Iterator[Message]:
     if not found.table:
-        yield nft.new_table(TABLE_COMMENT)
+        yield nft.new_table(OURS_COMMENT)
         yield from (nft.base_chain(name, hook) for name, hook in HOOKS.items())
         return
     kept = _kept(plan, found)
@@ -272,7 +266,7 @@ def _chain_rules(key: ChainKey, spec: ChainSpec, ids: _Ids) -> Iterator[Message]
 
 def _essentials(chain: str, ids: _Ids) -> Iterator[Message]:
     number = ids.next()
-    types = (bytes([kind]) for kind in expr.ESSENTIAL_ICMPV6)
+    types = (bytes([kind]) for kind in ESSENTIAL_ICMPV6)
     yield from nft.anonymous_set(nft.KeyType.ICMPV6, types, number)
     expressions = expr.essentials(nft.ANONYMOUS, number) + expr.RETURN
     yield nft.new_rule(chain, expressions, "", "essential ICMPv6")
@@ -295,28 +289,13 @@ def _peer(rule: RuleSpec, incoming: bool) -> bytes:
     return expr.address(rule.family, incoming, rule.peer)
 
 
-class SplitPorts(msgspec.Struct, frozen=True):
-    """A rule's ports by kind of match: whole protocols; single ports; ranges, each with its protocol."""
-
-    whole: list[int]
-    single: list[tuple[int, int]]
-    ranges: list[tuple[int, Span]]
-
-
-def split_ports(ports: Ports) -> SplitPorts:
-    """What makes rules of its own: the whole protocols together, the single ports together, each range.
-
-    Ranges are compared and not looked up: the elements of an interval set become visible only after the rules
-    that look them up (E5), and with several protocols it would be the kernel's slowest kind of set.
-    """
-    whole = sorted(protocol for protocol, span in ports if span is None)
-    spans = [(protocol, span) for protocol, span in ports if span is not None]
-    single = sorted((protocol, first) for protocol, (first, last) in spans if first == last)
-    return SplitPorts(whole, single, [(p, span) for p, span in spans if span[0] != span[1]])
-
-
 def _ports(rule: RuleSpec, ids: _Ids) -> Iterator[tuple[list[Message], bytes]]:
-    """The anonymous sets that a match needs, and the match."""
+    """The anonymous sets that a match needs, and the match.
+
+    What makes rules of its own: the whole protocols together, the single ports together, each range. Ranges
+    are compared and not looked up: the elements of an interval set become visible only after the rules that
+    look them up (E5), and with several protocols it would be the kernel's slowest kind of set.
+    """
     if rule.ports is None:
         yield [], b""
         return

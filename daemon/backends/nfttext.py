@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import cast
 
 from daemon.backends.nftmessages import TABLE
-from daemon.backends.nftrender import (
+from daemon.backends.nftrender import DROP_PREFIX, TRACKING
+from daemon.backends.shape import (
     DISPATCHES,
-    DROP_PREFIX,
     MIDSTREAM_COMMENT,
+    OURS_COMMENT,
     OWN_SOURCE_COMMENT,
-    TABLE_COMMENT,
-    TRACKING,
     TRACKING_COMMENT,
     split_ports,
 )
@@ -36,7 +35,7 @@ _FAMILY = {4: "ip", 6: "ip6"}
 
 def text(program: Program) -> str:
     """The whole table. Interfaces stand by the names that they had when they were attached."""
-    lines = [f"table inet {TABLE} {{", f'\tcomment "{TABLE_COMMENT}"']
+    lines = [f"table inet {TABLE} {{", f'\tcomment "{OURS_COMMENT}"']
     for block in _blocks(program):
         lines += ["\t" + block[0], *("\t\t" + line for line in block[1:]), "\t}", ""]
     return "\n".join([*lines[:-1], "}", ""])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon.backends.nfnetlink import NetfilterSocket
+from daemon.backends.nfsocket import NetfilterSocket
 from tests.bench import crowd, node, wire
 from tests.bench.crowd import CrowdedServer
 from tests.bench.figures import Figure

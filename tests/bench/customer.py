@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from daemon.backends.nfnetlink import Reaper
+from daemon.backends.nfsocket import Reaper
 from daemon.backends.nftables import NftablesBackend
 from tests.bench import wire
 from tests.bench.figures import Figure

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from daemon.backends.nfnetlink import NetfilterSocket, Reaper
+from daemon.backends.nfsocket import NetfilterSocket, Reaper
 from daemon.backends.nftread import read_generation
 from tests.lab import Attachment
 from tests.lab.namespaces import inside

@@ -11,8 +11,9 @@ import pytest
 
 from daemon import netns
 from daemon.backends import nftmessages
-from daemon.backends.nfnetlink import NetfilterSocket, Reaper
-from daemon.backends.nftables import REHEARSAL, NftablesBackend
+from daemon.backends.nfsocket import NetfilterSocket, Reaper
+from daemon.backends.nftables import NftablesBackend
+from daemon.backends.shape import REHEARSAL
 from daemon.backends.nftrender import render
 from daemon.errors import DataplaneError, TransactionError
 from daemon.model import Span

@@ -12,7 +12,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from daemon import netns
-from daemon.backends.nfnetlink import Reaper
+from daemon.backends.nfsocket import Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.model import Span
 from daemon.planner import EMPTY, GateRequest, Program, denied_gate, make_plan, make_program

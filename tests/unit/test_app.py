@@ -34,5 +34,5 @@ def test_names_on_ingress_are_the_subjects_own() -> None:
 
 
 def test_all_of_it_is_told() -> None:
-    found = unsupported(load("kubernetes", f"{{{NAMED}}}", "--backend", "iptables"))
-    assert [problem.split(":")[0] for problem in found] == ["--backend iptables", "commonRules.egress[2]"]
+    found = unsupported(load("kubernetes", f"{{{NAMED}}}"))
+    assert [problem.split(":")[0] for problem in found] == ["commonRules.egress[2]"]

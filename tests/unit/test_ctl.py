@@ -29,6 +29,7 @@ STATUS = {
         "bytesAtStart": 2_100_000,
     },
     "backend": "nftables",
+    "backendBecause": "it was used before and works",
     "uptimeSeconds": 3.0,
     "attachments": {"applied": 2, "guard": 1},
     "policies": 4,

@@ -1,0 +1,363 @@
+"""The iptables backend: our chains in the legacy filter tables of the current netns, and our ipsets.
+
+In: Plans. Out: sets and rules in the kernel, what of ours is there, counters. It enters no namespace itself,
+keeps no socket, and touches no chain or set but its own, besides one rule that stands first in each hook.
+
+No transaction spans sets and the tables of both families. So a plan is carried out in an order in which every
+moment is at least as strict as what was and what will be (E5): sets that nothing refers to yet are filled;
+elements leave; rules change, one commit a family, by which each packet meets either the old ones or the new;
+elements come; sets that nothing refers to any more go.
+"""
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from daemon import netns
+from daemon.backends import ipset, iptrender, ipttext
+from daemon.backends.ipset import FoundSet
+from daemon.backends.iptclib import one_thread
+from daemon.backends.iptentry import Entry, compile_line
+from daemon.backends.iptread import (
+    compile_lines,
+    read_entries,
+    read_sets,
+    rule_differences,
+    set_differences,
+    shown,
+)
+from daemon.backends.iptrender import FAMILIES, HOOKS, PREFIX, Edits, hook_line, set_name
+from daemon.backends.nfnetlink import Message
+from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
+from daemon.backends.shape import REHEARSAL
+from daemon.backends.xtables import Table, Tables, require_tables
+from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
+from daemon.planner import Gate, Plan, Program, SetChange, SetSpec, make_plan
+
+_COMMIT_TRIES = 5
+_IPSET_IN_USE = (4100, errno.EBUSY)
+_NEW = "-new"
+"""Behind the name of a set that is to replace another one."""
+
+_TABLE_NAMES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
+
+_REMEDY = (
+    "it needs CAP_NET_ADMIN and a kernel with legacy tables and ipset (`modprobe -a ip_set_hash_ip "
+    "ip_set_hash_net ip_set_hash_ipport xt_set xt_conntrack xt_multiport xt_addrtype xt_comment`), or "
+    "--backend nftables"
+)
+
+
+class IptablesBackend:
+    """Backend over legacy iptables and ipset (see base.Backend)."""
+
+    name = "iptables"
+
+    def __init__(self, reaper: Reaper, connect: Connect = connect, tables: Tables | None = None) -> None:
+        self._reaper = reaper
+        self._connect = connect
+        self._tables = Tables() if tables is None else tables
+
+    def probe(self) -> None:
+        """Commit a program with all that we use in a scratch netns."""
+        try:
+            netns.in_scratch(self._rehearse)
+        except BackendUnavailableError:
+            raise
+        except DataplaneError as error:
+            raise BackendUnavailableError(f"iptables does not work here: {error}: {_REMEDY}") from error
+
+    def _rehearse(self) -> None:
+        with one_thread():
+            require_tables()
+        self.apply(make_plan(REHEARSAL, None))
+
+    def apply(self, plan: Plan) -> int:
+        """Sets and one commit a family, in the order of E5; 0, for there is no generation."""
+        with self._working() as sock:
+            if plan.reset:
+                self._reset(sock, plan)
+            else:
+                self._change(sock, plan)
+        return 0
+
+    def generation(self) -> int:
+        """0: legacy tables have none."""
+        return 0
+
+    def present(self) -> bool:
+        """Whether there are chains of ours; where no filter table is in use, without making one."""
+        try:
+            return any(_in_use(path) for path in _TABLE_NAMES) and bool(self._our_chains())
+        except BackendUnavailableError:
+            return False
+
+    def gates(self) -> frozenset[str]:
+        """The chains of attachments, of either family."""
+        return frozenset(name for chain in self._our_chains() if (name := iptrender.gate_of(chain)))
+
+    def differences(self, program: Program) -> str:
+        """The first few things of ours that are not as `program` says; others' chains do not count."""
+        with self._working() as sock:
+            sets = read_sets(sock)
+            said = list(set_differences(sock, program, sets))
+            for family in FAMILIES:
+                with self._tables.opened(family) as table:
+                    said += rule_differences(table, family, program, sets)
+        return shown(said)
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """(packets, bytes) dropped, by chain; both families together."""
+        counted: dict[str, tuple[int, int]] = {}
+        with one_thread():
+            for family in FAMILIES:
+                with self._tables.opened(family) as table:
+                    for chain in table.chains():
+                        name = iptrender.counted_by(chain)
+                        if name is None:
+                            continue
+                        for rule in table.rules(chain):
+                            packets, size = counted.get(name, (0, 0))
+                            counted[name] = packets + rule.counters[0], size + rule.counters[1]
+        return counted
+
+    def text(self, program: Program) -> str:
+        """As `iptables-save` and `ipset save` would show it."""
+        return ipttext.text(program)
+
+    def remove(self) -> None:
+        """Take our rules away, then our sets."""
+        with self._working() as sock:
+            with self._tables.locked():
+                for family in FAMILIES:
+                    self._commit(family, partial(_clear, family=family))
+            self._destroy(sock, sorted(read_sets(sock)))
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[NetfilterSocket]:
+        with one_thread(), NetfilterSocket(self._reaper, self._connect) as sock:
+            yield sock
+
+    def _our_chains(self) -> frozenset[str]:
+        with one_thread():
+            found: set[str] = set()
+            for family in FAMILIES:
+                with self._tables.opened(family) as table:
+                    found |= {chain for chain in table.chains() if chain.startswith(PREFIX)}
+        return frozenset(found)
+
+    # --- a plan whose start is known ---------------------------------------------------------------------
+
+    def _change(self, sock: NetfilterSocket, plan: Plan) -> None:
+        # Refused here, a set stays that nothing refers to, until the next plan that resets.
+        sock.perform([message for spec in plan.new_sets for message in _made(set_name(spec.name), spec)])
+        with _begun():
+            removal = [message for change in plan.set_changes for message in _removal(change)]
+            addition = [message for change in plan.set_changes for message in _addition(change)]
+            edits = {family: iptrender.edits(plan, family) for family in FAMILIES}
+            if any(edit.written or edit.gone for edit in edits.values()):
+                sock.perform(removal)
+                self._write(plan.program, read_sets(sock), edits)
+                sock.perform(addition)
+            else:
+                # At once: an address that goes from one set to another is in neither for a moment.
+                sock.perform(removal + addition)
+            self._destroy(sock, [set_name(name) for name in plan.stale_sets])
+
+    # --- a plan that makes all anew, whatever is there ---------------------------------------------------
+
+    def _reset(self, sock: NetfilterSocket, plan: Plan) -> None:
+        """Sets hold what is both wanted and there while the rules that are there count, then all wanted."""
+        wanted = {set_name(spec.name): spec for spec in plan.new_sets}
+        found = read_sets(sock)
+        with _begun():
+            if unlike := [
+                name for name, spec in wanted.items() if name in found and not found[name].like(spec)
+            ]:
+                # Somebody has put other sets in the place of ours: no rule may look them up any more.
+                self._write_all(_without_rules(plan.program), found)
+                self._destroy(sock, unlike)
+                found = read_sets(sock)
+            missing = {
+                name: self._prepare(sock, name, spec, found.get(name)) for name, spec in wanted.items()
+            }
+            self._write_all(plan.program, read_sets(sock))
+            sock.perform([m for name, some in missing.items() for m in ipset.add_entries(name, some)])
+            self._destroy(sock, sorted(read_sets(sock).keys() - wanted.keys()))
+
+    def _prepare(
+        self, sock: NetfilterSocket, name: str, spec: SetSpec, found: FoundSet | None
+    ) -> frozenset[ipset.Entry]:
+        """Make a set hold what it holds by rights; returns what it lacks still."""
+        if found is None:
+            sock.perform(_made(name, spec))
+            return frozenset()
+        entries = ipset.entries(spec.elements, spec.kind, spec.family)
+        there = self._held(sock, name)
+        if found.plain and there == entries:
+            return frozenset()
+        kept = entries & there
+        new = name + _NEW
+        sock.perform(
+            [ipset.create(new, spec), *ipset.add_entries(new, frozenset(kept)), ipset.swap(new, name)]
+        )
+        self._destroy(sock, [new])
+        return entries - kept
+
+    def _held(self, sock: NetfilterSocket, name: str) -> frozenset[ipset.Entry | None]:
+        try:
+            return read_entries(sock, name)
+        except TransactionError:
+            raise
+        except DataplaneError:
+            # More than can be read: none of it is believed.
+            return frozenset({None})
+
+    def _write_all(self, program: Program, sets: dict[str, FoundSet]) -> None:
+        """Make our chains as the program has them; those that are so already keep their counters."""
+        chains = {family: iptrender.content(program, family) for family in FAMILIES}
+        self._write(program, sets, {family: Edits(chains[family], ()) for family in FAMILIES}, whole=True)
+
+    # --- rules -------------------------------------------------------------------------------------------
+
+    def _write(
+        self, program: Program, sets: dict[str, FoundSet], edits: dict[int, Edits], whole: bool = False
+    ) -> None:
+        """Commit each family's edits and read back; whole: they are all that there shall be of ours."""
+        with self._tables.locked():
+            for family, edit in edits.items():
+                self._commit(family, partial(_edit, family=family, edit=edit, sets=sets, whole=whole))
+                with self._tables.opened(family) as table:
+                    said = list(rule_differences(table, family, program, sets))
+                if said:
+                    raise DataplaneError(f"somebody else changed rules at the same time: {shown(said)}")
+
+    def _commit(self, family: int, change: Callable[[Table], None]) -> None:
+        """One commit; anew where somebody else's came between."""
+        for attempt in range(_COMMIT_TRIES):
+            with self._tables.opened(family) as table:
+                change(table)
+                try:
+                    table.commit()
+                except TransactionError as error:
+                    if error.errno != errno.EAGAIN or attempt == _COMMIT_TRIES - 1:
+                        raise
+                else:
+                    return
+
+    def _destroy(self, sock: NetfilterSocket, names: list[str]) -> None:
+        for name in names:
+            try:
+                sock.perform([ipset.destroy(name)])
+            except TransactionError as error:
+                # A rule of somebody else looks it up: it stays, and is taken over if it is wanted again.
+                if error.errno not in _IPSET_IN_USE:
+                    raise
+
+
+def _in_use(path: str) -> bool:
+    """Whether there is a filter table; a kernel that has none at all has no such file."""
+    try:
+        return "filter" in Path(path).read_text().split()
+    except OSError:
+        return False
+
+
+def _made(name: str, spec: SetSpec) -> list[Message]:
+    return [ipset.create(name, spec), *ipset.add(name, spec.elements, spec.kind, spec.family)]
+
+
+def _removal(change: SetChange) -> tuple[Message, ...]:
+    spec = change.spec
+    return ipset.remove(set_name(spec.name), change.removed, spec.kind, spec.family)
+
+
+def _addition(change: SetChange) -> tuple[Message, ...]:
+    spec = change.spec
+    return ipset.add(set_name(spec.name), change.added, spec.kind, spec.family)
+
+
+@contextlib.contextmanager
+def _begun() -> Iterator[None]:
+    """From here on a refusal does not mean that nothing was changed."""
+    try:
+        yield
+    except TransactionError as error:
+        raise DataplaneError(f"done in part only: {error}") from error
+
+
+def _without_rules(program: Program) -> Program:
+    """The program with all isolated directions closed but for connections that are established."""
+    gates = {name: _closed(gate) for name, gate in program.gates.items()}
+    return Program(gates, {}, program.track)
+
+
+def _closed(gate: Gate) -> Gate:
+    ingress, egress = (
+        msgspec.structs.replace(spec, rules=()) if spec is not None else None
+        for spec in (gate.ingress, gate.egress)
+    )
+    return Gate(gate.ifname, gate.ifindex, gate.owner, ingress, egress)
+
+
+# --- editing a table -------------------------------------------------------------------------------------
+
+
+def _edit(table: Table, family: int, edit: Edits, sets: dict[str, FoundSet], whole: bool) -> None:
+    ours = {chain for chain in table.chains() if chain.startswith(PREFIX)}
+    wanted = {chain: compile_lines(lines, family, sets) for chain, lines in edit.written.items()}
+    if whole:
+        wanted = {
+            chain: entries for chain, entries in wanted.items() if not _same(table, chain, entries, ours)
+        }
+    gone = ours - edit.written.keys() if whole else ours.intersection(edit.gone)
+    for chain in wanted.keys() - ours:
+        table.create(chain)
+    for chain in [*(wanted.keys() & ours), *gone]:
+        table.flush(chain)
+    for chain, entries in wanted.items():
+        for entry in entries:
+            table.append(chain, entry)
+    for hook in HOOKS:
+        _stand_first(table, hook, compile_line(hook_line(hook), family, sets))
+    for chain in gone:
+        # One that somebody else's rule jumps to stays, empty.
+        with contextlib.suppress(TransactionError):
+            table.delete(chain)
+
+
+def _same(table: Table, chain: str, entries: list[Entry], ours: set[str]) -> bool:
+    there = table.rules(chain) if chain in ours else None
+    return (
+        there is not None
+        and len(there) == len(entries)
+        and all(rule.says(entry) for rule, entry in zip(there, entries, strict=True))
+    )
+
+
+def _stand_first(table: Table, hook: str, jump: Entry) -> None:
+    rules = table.rules(hook)
+    if rules and rules[0].says(jump):
+        return
+    for rule in rules:
+        if rule.says(jump):
+            table.remove(hook, jump)
+    table.insert(hook, jump)
+
+
+def _clear(table: Table, family: int) -> None:
+    for hook in HOOKS:
+        jump = compile_line(hook_line(hook), family, {})
+        for rule in table.rules(hook):
+            if rule.says(jump):
+                table.remove(hook, jump)
+    ours = [chain for chain in table.chains() if chain.startswith(PREFIX)]
+    for chain in ours:
+        table.flush(chain)
+    for chain in ours:
+        with contextlib.suppress(TransactionError):
+            table.delete(chain)

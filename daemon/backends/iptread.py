@@ -1,0 +1,92 @@
+"""What of ours is in the current netns' tables and sets, and a comparison with a program.
+
+In: a netfilter socket, tables. Out: names, sets, entries, differences in words. It changes nothing.
+"""
+
+import errno
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+
+from daemon.backends import ipset
+from daemon.backends.ipset import Entry as SetEntry
+from daemon.backends.ipset import FoundSet
+from daemon.backends.iptentry import Entry, compile_line
+from daemon.backends.iptrender import HOOKS, PREFIX, Line, content, hook_line, set_name
+from daemon.backends.nfsocket import NetfilterSocket
+from daemon.backends.xtables import Table
+from daemon.errors import TransactionError
+from daemon.planner import Program
+
+_DIFFERENCES_SHOWN = 5
+
+
+def read_sets(sock: NetfilterSocket) -> dict[str, FoundSet]:
+    """Our sets by name, as their headers tell."""
+    found = ipset.found_sets(sock.dump(ipset.list_headers()))
+    return {name: header for name, header in found.items() if name.startswith(PREFIX)}
+
+
+def read_entries(sock: NetfilterSocket, name: str) -> frozenset[SetEntry | None]:
+    """What a set holds; nothing where there is none."""
+    try:
+        return ipset.found_entries(sock.dump(ipset.list_entries(name)))
+    except TransactionError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return frozenset()
+
+
+def compile_lines(lines: Iterable[Line], family: int, sets: dict[str, FoundSet]) -> list[Entry]:
+    """The entries of a chain; every set that they look up is among `sets`."""
+    return [compile_line(line, family, sets) for line in lines]
+
+
+def shown(said: list[str]) -> str:
+    """The first few differences in one line; "": there are none."""
+    more = f" and {len(said) - _DIFFERENCES_SHOWN} more" if len(said) > _DIFFERENCES_SHOWN else ""
+    return "; ".join(said[:_DIFFERENCES_SHOWN]) + more
+
+
+def rule_differences(table: Table, family: int, program: Program, sets: dict[str, FoundSet]) -> Iterator[str]:
+    """What in one family's table is not as the program says; sets: those that are there."""
+    wanted = content(program, family)
+    there = {chain for chain in table.chains() if chain.startswith(PREFIX)}
+    yield from (f"chain {chain} (IPv{family}) is not ours" for chain in sorted(there - wanted.keys()))
+    for hook in HOOKS:
+        first = table.rules(hook)[:1]
+        jump = compile_line(hook_line(hook), family, sets)
+        if not first or not first[0].says(jump):
+            yield f"our rule is not the first of {hook} (IPv{family})"
+    for chain, lines in wanted.items():
+        if chain not in there:
+            yield f"chain {chain} (IPv{family}) is missing"
+        elif not {line.set_name for line in lines if line.set_name} - sets.keys():
+            # Else the missing set is told of, and no rule can look it up.
+            yield from _chain_differences(table, family, chain, compile_lines(lines, family, sets))
+
+
+def _chain_differences(table: Table, family: int, chain: str, wanted: list[Entry]) -> Iterator[str]:
+    there = table.rules(chain)
+    if len(there) != len(wanted):
+        yield f"chain {chain} (IPv{family}) has {len(there)} rules instead of {len(wanted)}"
+    for number, (actual, expected) in enumerate(zip_longest(there, wanted), 1):
+        if actual is not None and expected is not None and not actual.says(expected):
+            yield f"rule {number} of chain {chain} (IPv{family}) is another one"
+
+
+def set_differences(sock: NetfilterSocket, program: Program, sets: dict[str, FoundSet]) -> Iterator[str]:
+    """What in our sets is not as the program says."""
+    wanted = {set_name(spec.name): spec for spec in program.sets.values()}
+    yield from (f"set {name} is not ours" for name in sorted(sets.keys() - wanted.keys()))
+    for name, spec in wanted.items():
+        header = sets.get(name)
+        if header is None:
+            yield f"set {name} is missing"
+        elif not header.like(spec) or not header.plain:
+            yield f"set {name} is another one"
+        else:
+            actual = read_entries(sock, name)
+            expected = ipset.entries(spec.elements, spec.kind, spec.family)
+            if actual != expected:
+                missing, more = len(expected - actual), len(actual - expected)
+                yield f"set {name}: {missing} elements missing, {more} too many"
