@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 from cni_plugin.errors import (
     INTERNAL,
-    INVALID_ENVIRONMENT,
     IO_FAILURE,
     PLUGIN_NOT_AVAILABLE,
     TRY_AGAIN_LATER,
     CniError,
 )
-from daemon import cni, netns
+from daemon import cni, interface
 from daemon.attachments import RECORD_VERSION, Record
 from daemon.cni import AddRequest
 from daemon.errors import DataplaneError, NetnsError
@@ -106,7 +105,7 @@ class Lifecycle:
         seconds = left / 1000 if isinstance(left, int) and left > 0 else 0.0
         deadline = request.received + min(MOST_WAIT_SECONDS, max(0.0, seconds - REPLY_MARGIN_SECONDS))
         # Only before the source is read may its netns have to wait; later there is no time to lose.
-        token = None if self._upkeep.ready else _token(add)
+        token = None if self._upkeep.ready else interface.token(add)
         waiting = Waiting(add, request, deadline, token, patience=deadline)
         if not self._advance(waiting):
             self._waiting.append(waiting)
@@ -134,7 +133,7 @@ class Lifecycle:
         if attachment.record.unready or attachment.state is not State.APPLIED:
             because = self._registry.sandbox(attachment).error or self._upkeep.not_ready_because
             raise CniError(TRY_AGAIN_LATER, f"{add.key}: not in force yet: {because or attachment.state}")
-        identity, link = _inspect(add)
+        identity, link = interface.inspect(add)
         difference = self._difference(attachment, identity, link)
         if difference:
             raise CniError(INTERNAL, f"{add.key}: {difference}")
@@ -270,10 +269,11 @@ class Lifecycle:
     def _commit(self, waiting: Waiting, pod: Pod | None, found: Candidates, *, unready: bool) -> None:
         """Record, program, reply; when something fails, things are as they were before this ADD."""
         add = waiting.add
-        identity, link = _inspect(add)
+        identity, link = interface.inspect(add)
         if add.guard and self._governed(add, identity, link):
             waiting.request.reply({"ok": True})
             return
+        interface.require_hooks(add, link)
         held = self._held(identity.token)
         if held is not None:
             because = held.error or "not verified yet since this daemon's start"
@@ -349,6 +349,8 @@ class Lifecycle:
             return "only the guard has had its ADD"
         if link is None or link.ifindex != record.ifindex:
             return f"{record.ifname} is not the interface that its ADD was for"
+        if link.past_hooks:
+            return interface.past_hooks_message(record.ifname)
         try:
             return self._reconciler.verify(self._registry.sandbox(attachment))
         except (NetnsError, DataplaneError) as error:
@@ -371,25 +373,6 @@ def reply_bug(request: Request, error: Exception) -> None:
     reply_error(
         request, CniError(INTERNAL, f"unexpected {type(error).__name__}: {error}", "see the daemon's log")
     )
-
-
-def _token(add: AddRequest) -> int | None:
-    try:
-        return netns.identify(add.netns).token
-    except NetnsError:
-        return None
-
-
-def _inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
-    """The netns and the interface of a request. Raises CniError (code 4) for what is not there."""
-    try:
-        with netns.entered(add.netns, None) as identity:
-            link = netns.link(add.key.ifname)
-    except NetnsError as error:
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {error}") from error
-    if link is None and not add.guard:
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {add.key.ifname}: no such interface in {add.netns}")
-    return identity, link
 
 
 def _unknown(identity: cni.PodIdentity, pod: Pod | None, answer: Found | None) -> str:

@@ -41,7 +41,11 @@ _LINK_SECONDS = 2.0
 _NLMSG_ERROR = 2
 _HEADER_BYTES = 16
 _IFINFO_BYTES = 16
-_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO = 1, 3, 18
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_IFLA_IPVLAN_MODE = 1
+_IPVLAN_KINDS = ("ipvlan", "ipvtap")
+_IPVLAN_L3S = 2
 
 
 class NetnsIdentity(msgspec.Struct, frozen=True):
@@ -67,14 +71,16 @@ class NetnsIdentity(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A network interface. mac "": it has none. kind.
+    """A network interface. mac "": it has none.
 
-    The kernel's ("macvlan", "veth"), "" for hardware and `lo`.
+    past_hooks: packets that come in by it from outside meet no packet filter of its namespace: an ipvlan in
+    mode l3s, whose packets the kernel takes through the input hooks of the namespace of its master instead.
     """
 
     ifname: str
     ifindex: int
     mac: str
+    past_hooks: bool = False
 
 
 class _Host(msgspec.Struct, frozen=True):
@@ -291,16 +297,28 @@ def _read_link(request: Any) -> Link | None:
 
 
 def _decode_link(reply: bytes) -> Link:
-    """The two attributes that we need, behind a struct ifinfomsg whose index stands at byte 4."""
+    """The attributes that we need, behind a struct ifinfomsg whose index stands at byte 4."""
     (ifindex,) = struct.unpack_from("=i", reply, _HEADER_BYTES + 4)
+    found = _attributes(reply, _HEADER_BYTES + _IFINFO_BYTES)
+    name, mac = os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")), found.get(_IFLA_ADDRESS, b"").hex(":")
+    return Link(name, ifindex, mac, _past_hooks(_attributes(found.get(_IFLA_LINKINFO, b""), 0)))
+
+
+def _past_hooks(link_info: dict[int, bytes]) -> bool:
+    kind = link_info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
+    if kind not in _IPVLAN_KINDS:
+        return False
+    mode = _attributes(link_info.get(_IFLA_INFO_DATA, b""), 0).get(_IFLA_IPVLAN_MODE, b"")
+    return int.from_bytes(mode, sys.byteorder) == _IPVLAN_L3S
+
+
+def _attributes(raw: bytes, at: int) -> dict[int, bytes]:
+    """Netlink attributes from a place on, by kind."""
     found: dict[int, bytes] = {}
-    at = _HEADER_BYTES + _IFINFO_BYTES
-    while at + 4 <= len(reply):
-        length, kind = struct.unpack_from("=HH", reply, at)
+    while at + 4 <= len(raw):
+        length, kind = struct.unpack_from("=HH", raw, at)
         if length < 4:
             break
-        found[kind] = reply[at + 4 : at + length]
+        found[kind & 0x3FFF] = raw[at + 4 : at + length]
         at += (length + 3) & ~3
-    return Link(
-        os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")), ifindex, found.get(_IFLA_ADDRESS, b"").hex(":")
-    )
+    return found

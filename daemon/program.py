@@ -175,6 +175,36 @@ def restrict(program: Program, ifname: str) -> Program:
     return Program({ifname: gate}, {name: program.sets[name] for name in used_sets([gate])}, program.track)
 
 
+def closed(desired: Program, actual: Program | None) -> Program:
+    """The desired program with each isolated direction denied that is not already as desired.
+
+    actual: what is in force; None: not known.
+    """
+    gates = {name: _closed_gate(gate, desired, actual) for name, gate in desired.gates.items()}
+    return Program(gates, {n: desired.sets[n] for n in used_sets(gates.values())}, desired.track)
+
+
+def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:
+    chains = {d: _closed_chain(gate, d, desired, actual) for d in Direction}
+    return Gate(gate.ifname, gate.ifindex, gate.owner, chains[Direction.INGRESS], chains[Direction.EGRESS])
+
+
+def _closed_chain(
+    gate: Gate, direction: Direction, desired: Program, actual: Program | None
+) -> ChainSpec | None:
+    wanted = gate.chain(direction)
+    if wanted is None or not wanted.isolated:
+        return wanted
+    if actual is not None and gate.ifname in actual.gates:
+        present = actual.gates[gate.ifname].chain(direction)
+        peers = {rule.peer for rule in wanted.rules if rule.peer is not None}
+        if present == wanted and all(desired.sets[p] == actual.sets.get(p) for p in peers):
+            return wanted
+    # Connections that were allowed go on: to end them is revocation's work, and needs rules that can be
+    # trusted.
+    return ChainSpec(isolated=True, rules=(), established=wanted.established)
+
+
 def used_sets(gates: Iterable[Gate]) -> list[str]:
     """The names of the sets that the gates' rules refer to, sorted."""
     chains = [chain for gate in gates for chain in (gate.ingress, gate.egress) if chain is not None]

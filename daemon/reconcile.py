@@ -20,7 +20,7 @@ from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Direction
 from daemon.netns import NetnsIdentity
-from daemon.program import ChainSpec, Gate, Program, used_sets
+from daemon.program import Program, closed
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -40,11 +40,15 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Attachment:
-    """One attachment alive. labels and ports in the record may lag; the store has the current ones."""
+    """One attachment alive. labels and ports in the record may lag; the store has the current ones.
+
+    past_hooks: its interface receives past the pod's packet filter since its ADD (see netns.Link).
+    """
 
     record: Record
     state: State = State.PENDING
     notes: tuple[str, ...] = ()
+    past_hooks: bool = False
 
     @property
     def key(self) -> AttachmentKey:
@@ -171,7 +175,7 @@ class Reconciler:
         if desired != sandbox.actual or (confirm and self._touched(sandbox)):
             self._commit(sandbox, desired)
         for attachment in sandbox.attachments.values():
-            attachment.state = State.APPLIED
+            attachment.state = State.DENIED if attachment.past_hooks else State.APPLIED
         self._settle(sandbox)
 
     def take_over(self, sandbox: Sandbox, digest: str, generation: int) -> bool:
@@ -251,6 +255,9 @@ class Reconciler:
         if record.guard or record.unready:
             return planner.denied_gate(record.ifname, record.ifindex or None, str(record.key))
         ruleset = self._store.ruleset(record.key)
+        if attachment.past_hooks and ruleset.ingress is not None:
+            # What comes in can't be stopped, but no answer leaves.
+            return planner.denied_gate(record.ifname, record.ifindex, str(record.key))
         return planner.GateRequest(record.ifname, record.ifindex, str(record.key), ruleset)
 
     def _touched(self, sandbox: Sandbox) -> bool:
@@ -344,7 +351,7 @@ class Reconciler:
     def _deny(self, sandbox: Sandbox) -> None:
         """Fail closed, narrowly: directions that can't be made as desired let nothing new in or out."""
         desired = self._desired(sandbox)
-        denied = _closed(desired, sandbox.actual or sandbox.believed)
+        denied = closed(desired, sandbox.actual or sandbox.believed)
         try:
             if denied != sandbox.actual:
                 self._program(sandbox, planner.make_plan(denied, None))
@@ -365,30 +372,3 @@ class Reconciler:
 
 def _chain_names(sandbox: Sandbox) -> set[str]:
     return {planner.chain_name(d, ifname) for ifname in sandbox.attachments for d in Direction}
-
-
-def _closed(desired: Program, actual: Program | None) -> Program:
-    """The desired program with each isolated direction denied that is not already as desired."""
-    gates = {name: _closed_gate(gate, desired, actual) for name, gate in desired.gates.items()}
-    return Program(gates, {n: desired.sets[n] for n in used_sets(gates.values())}, desired.track)
-
-
-def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:
-    chains = {d: _closed_chain(gate, d, desired, actual) for d in Direction}
-    return Gate(gate.ifname, gate.ifindex, gate.owner, chains[Direction.INGRESS], chains[Direction.EGRESS])
-
-
-def _closed_chain(
-    gate: Gate, direction: Direction, desired: Program, actual: Program | None
-) -> ChainSpec | None:
-    wanted = gate.chain(direction)
-    if wanted is None or not wanted.isolated:
-        return wanted
-    if actual is not None and gate.ifname in actual.gates:
-        present = actual.gates[gate.ifname].chain(direction)
-        peers = {rule.peer for rule in wanted.rules if rule.peer is not None}
-        if present == wanted and all(desired.sets[p] == actual.sets.get(p) for p in peers):
-            return wanted
-    # Connections that were allowed go on: to end them is revocation's work, and needs rules that can be
-    # trusted.
-    return ChainSpec(isolated=True, rules=(), established=wanted.established)

@@ -14,6 +14,7 @@ from cni_plugin import wire
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.backends.choice import Choice
 from daemon.errors import DataplaneError, NetnsError
+from daemon.interface import past_hooks_message
 from daemon.model import Direction, ObjectKey, Policy, Problem
 from daemon.program import chain_name, restrict
 from daemon.reconcile import Attachment, Reconciler
@@ -152,7 +153,8 @@ class Report:
         for sandbox in self._reconciler.sandboxes.values():
             lines += [f"{sandbox.identity.path}: {text}" for text in (sandbox.error, sandbox.beside) if text]
         for attachment in self._registry.attachments.values():
-            lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in attachment.notes]
+            notes = (*attachment.notes, *_unenforceable(attachment))
+            lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in notes]
         return lines
 
     def findings(self) -> dict[ObjectKey, tuple[Finding, ...]]:
@@ -162,10 +164,10 @@ class Report:
             reason = _REASONS[key.kind]
             found[key] = [Finding(reason, f"{problem.field}: {problem.message}") for problem in problems]
         for attachment in self._registry.attachments.values():
-            record, error = attachment.record, self._registry.sandbox(attachment).error
+            record = attachment.record
             if not record.pod_name:
                 continue
-            told = [Finding("NotEnforced", f"{record.ifname}: {error}")] if error else []
+            told = [Finding("NotEnforced", f"{record.ifname}: {error}") for error in self._errors(attachment)]
             told += [Finding("NetworkStatusDiffers", f"{record.ifname}: {note}") for note in attachment.notes]
             if told:
                 found.setdefault(ObjectKey("Pod", record.pod_namespace, record.pod_name), []).extend(told)
@@ -188,9 +190,14 @@ class Report:
             "state": _state(attachment),
             "isolated": self._isolated(attachment),
             "policies": sorted(f"{policy.namespace}/{policy.name}" for policy in governing),
-            "error": self._registry.sandbox(attachment).error,
+            "error": "; ".join(self._errors(attachment)),
             "notes": list(attachment.notes),
         }
+
+    def _errors(self, attachment: Attachment) -> list[str]:
+        """Why it may not be as its policies say."""
+        error = self._registry.sandbox(attachment).error
+        return [*([error] if error else []), *_unenforceable(attachment)]
 
     def _isolated(self, attachment: Attachment) -> list[str]:
         record = attachment.record
@@ -233,6 +240,10 @@ class Report:
 def _pod(attachment: Attachment) -> str:
     record = attachment.record
     return f"{record.pod_namespace}/{record.pod_name}" if record.pod_name else ""
+
+
+def _unenforceable(attachment: Attachment) -> list[str]:
+    return [past_hooks_message(attachment.key.ifname)] if attachment.past_hooks else []
 
 
 def _state(attachment: Attachment) -> str:

@@ -182,6 +182,9 @@ class Upkeep:
                 log.error("left-alone", extra={"netns": newest.netns, "reason": sandbox.error})
                 return
             sandbox.held = False
+            with netns.entered(sandbox.identity.path, sandbox.identity):
+                for attachment in sandbox.attachments.values():
+                    self._look(attachment)
             changed = not self._reconciler.take_over(sandbox, newest.digest, newest.generation)
         except NetnsGoneError:
             sandbox.held = False
@@ -244,11 +247,29 @@ class Upkeep:
         sandbox.retry_at = 0.0
         self._reconciler.mark([sandbox])
 
+    def _look(self, attachment: Attachment) -> bool:
+        """Whether its link is there, in the current netns; and if so, whether it can still be governed."""
+        record = attachment.record
+        if record.guard:
+            # Its device may not exist yet: only after a DEL does its absence mean anything.
+            return not record.withdrawn or netns.link(record.ifname) is not None
+        link = netns.link_by_index(record.ifindex)
+        # A number is given again: it is ours while the name or the MAC is (a pod may change either).
+        if link is None or (link.ifname != record.ifname and link.mac != record.mac):
+            return False
+        if link.past_hooks is not attachment.past_hooks:
+            # Whoever makes an ipvlan sets the mode of all that have its master.
+            attachment.past_hooks = link.past_hooks
+            event = "past-hooks" if link.past_hooks else "past-hooks-no-more"
+            log.warning(event, extra={**log_fields(record), "link": link.ifname})
+            self._registry.mark([attachment.key])
+        return True
+
     def _reap(self, sandbox: Sandbox) -> None:
         """Let go of interfaces that are no more; their chains go with the sandbox's next program."""
         try:
             with netns.entered(sandbox.identity.path, sandbox.identity):
-                gone = [a for a in sandbox.attachments.values() if not _link_there(a.record)]
+                gone = [a for a in sandbox.attachments.values() if not self._look(a)]
         except NetnsGoneError:
             self.on_gone(sandbox)
             return
@@ -275,15 +296,6 @@ def _gone_at_start(record: Record) -> str:
         # More likely a mount that this daemon was not given than the end of every pod.
         return ""
     return "no such netns at its path" if netns.gone(identity_of(record), thorough=True) else ""
-
-
-def _link_there(record: Record) -> bool:
-    if record.guard:
-        # Its device may not exist yet: only after a DEL does its absence mean anything.
-        return not record.withdrawn or netns.link(record.ifname) is not None
-    link = netns.link_by_index(record.ifindex)
-    # A number is given again: it is ours while the name or the MAC is (either may be changed inside the pod).
-    return link is not None and (link.ifname == record.ifname or link.mac == record.mac)
 
 
 def _status_notes(record: Record, pod: Pod) -> tuple[str, ...]:

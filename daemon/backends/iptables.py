@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from daemon import netns
 from daemon.backends import ipset, iptrender, ipttext
 from daemon.backends.ipset import FoundSet
@@ -36,7 +34,8 @@ from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.shape import REHEARSAL
 from daemon.backends.xtables import Table, Tables, require_tables
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
-from daemon.planner import Gate, Plan, Program, SetChange, SetSpec, make_plan
+from daemon.planner import Plan, Program, SetChange, SetSpec, make_plan
+from daemon.program import closed
 
 _COMMIT_TRIES = 5
 _IPSET_IN_USE = (4100, errno.EBUSY)
@@ -179,7 +178,7 @@ class IptablesBackend:
                 name for name, spec in wanted.items() if name in found and not found[name].like(spec)
             ]:
                 # Somebody has put other sets in the place of ours: no rule may look them up any more.
-                self._write_all(_without_rules(plan.program), found)
+                self._write_all(closed(plan.program, None), found)
                 self._destroy(sock, unlike)
                 found = read_sets(sock)
             missing = {
@@ -288,20 +287,6 @@ def _begun() -> Iterator[None]:
         yield
     except TransactionError as error:
         raise DataplaneError(f"done in part only: {error}") from error
-
-
-def _without_rules(program: Program) -> Program:
-    """The program with all isolated directions closed but for connections that are established."""
-    gates = {name: _closed(gate) for name, gate in program.gates.items()}
-    return Program(gates, {}, program.track)
-
-
-def _closed(gate: Gate) -> Gate:
-    ingress, egress = (
-        msgspec.structs.replace(spec, rules=()) if spec is not None else None
-        for spec in (gate.ingress, gate.egress)
-    )
-    return Gate(gate.ifname, gate.ifindex, gate.owner, ingress, egress)
 
 
 # --- editing a table -------------------------------------------------------------------------------------
