@@ -186,7 +186,7 @@ class IptablesBackend:
             }
             self._write_all(plan.program, read_sets(sock))
             sock.perform([m for name, some in missing.items() for m in ipset.add_entries(name, some)])
-            self._destroy(sock, sorted(read_sets(sock).keys() - wanted.keys()))
+            self._destroy(sock, sorted(found.keys() - wanted.keys()))
 
     def _prepare(
         self, sock: NetfilterSocket, name: str, spec: SetSpec, found: FoundSet | None

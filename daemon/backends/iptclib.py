@@ -68,6 +68,17 @@ def load() -> ModuleType:
     return module
 
 
+@contextlib.contextmanager
+def extensions_needed() -> Iterator[None]:
+    """Around what loads iptables' extensions. BackendUnavailableError: one is missing."""
+    iptc = load()
+    try:
+        yield
+    except iptc.XTablesError as error:
+        folder = os.environ["XTABLES_LIBDIR"]
+        raise BackendUnavailableError(f"an extension in {folder} is missing ({error}): {_REMEDY}") from error
+
+
 def last_errno() -> int:
     """The number behind an IPTCError that was just caught; EIO where it left none."""
     # What python-iptables itself reads to word its errors.

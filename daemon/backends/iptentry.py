@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from daemon.backends.ipset import FoundSet
-from daemon.backends.iptclib import load
+from daemon.backends.iptclib import extensions_needed, load
 from daemon.backends.iptrender import Line
 
 _COMPILED = 8192
@@ -86,6 +86,12 @@ def _layout(family: int) -> _Layout:
 
 @lru_cache(maxsize=_COMPILED)
 def _template(line: Line, family: int) -> _Template:
+    with extensions_needed():
+        raw = _compiled(line, family)
+    return _Template(_entry(raw, family, line.target), _index_at(raw, family))
+
+
+def _compiled(line: Line, family: int) -> bytes:
     iptc = load()
     rule = (iptc.Rule if family == 4 else iptc.Rule6)()
     _set_interfaces(rule.get_ip(), line)
@@ -100,8 +106,7 @@ def _template(line: Line, family: int) -> _Template:
     # Named as a verdict first: for another name python-iptables would open all tables to look for a chain.
     target = rule.create_target("RETURN")
     target.standard_target = line.target
-    raw = bytes(rule.rule)
-    return _Template(_entry(raw, family, line.target), _index_at(raw, family))
+    return bytes(rule.rule)
 
 
 def _set_interfaces(ip: Any, line: Line) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -22,9 +23,12 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "node": node.measure,
     "cluster": cluster.measure,
     "customer": customer.measure,
+    "customer-iptables": partial(customer.measure, "iptables"),
     "customer-all-apps": customer.measure_all_apps,
     "traffic": traffic.measure,
+    "traffic-iptables": partial(traffic.measure, "iptables"),
     "verdicts": verdicts.measure,
+    "verdicts-iptables": partial(verdicts.measure, "iptables"),
 }
 
 

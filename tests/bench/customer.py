@@ -14,14 +14,16 @@ budget was set for that; it shows what a wide selector costs.
 """
 
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 
+from daemon.backends.base import Backend
+from daemon.backends.iptables import IptablesBackend
 from daemon.backends.nfsocket import Reaper
 from daemon.backends.nftables import NftablesBackend
 from tests.bench import wire
 from tests.bench.figures import Figure
+from tests.bench.generations import listed
 from tests.bench.memory import peak_kib, resident_kib
 from tests.bench.timing import spread
 from tests.lab import Attachment, Daemon, Lab, objects
@@ -40,25 +42,25 @@ MOST_EDIT_MS = 200.0
 MOST_MEMORY_MIB = 300.0
 
 
-def measure() -> list[Figure]:
+def measure(backend: str = "nftables") -> list[Figure]:
     """Measure the load with one policy a pod's app."""
-    return _measure(STARTS, EDITS, everyone=False, promised=True)
+    return _measure(backend, STARTS, EDITS, everyone=False, promised=True)
 
 
 def measure_all_apps() -> list[Figure]:
     """Measure the load in which every policy selects every pod of its network."""
-    return _measure(1, 5, everyone=True, promised=False)
+    return _measure("nftables", 1, 5, everyone=True, promised=False)
 
 
-def _measure(starts: int, edits: int, *, everyone: bool, promised: bool) -> list[Figure]:
+def _measure(backend: str, starts: int, edits: int, *, everyone: bool, promised: bool) -> list[Figure]:
     with Lab(NETWORKS) as lab:
-        daemon = lab.daemon()
+        daemon = lab.daemon(backend=backend)
         attachments = [_attach(lab, number) for number in range(PODS)]
         for number in range(len(NETWORKS)):
             daemon.apply(NETWORKS[number] + ".json", _objects(number, everyone=everyone))
         daemon.wait_synced(TIMEOUT)
         adds = [wire.exchange(daemon, wire.add_request(a)) * 1000 for a in attachments]
-        times = [_from_scratch(daemon, attachments) for _ in range(starts)]
+        times = [_from_scratch(daemon, attachments, _BACKENDS[backend]) for _ in range(starts)]
         edited = [_edit(daemon, number, everyone=everyone) for number in range(edits)]
         _assert_in_force(attachments, edits - 1)
         resident, peak = resident_kib(daemon.pid) / 1024, peak_kib(daemon.pid) / 1024
@@ -79,11 +81,10 @@ def _measure(starts: int, edits: int, *, everyone: bool, promised: bool) -> list
 def _assert_in_force(attachments: Sequence[Attachment], edit: int) -> None:
     """The last edit's block, and as many more as belong there, are in the kernel: what was timed was real."""
     network = edit % len(NETWORKS)
-    pod = next(a.pod for a in attachments if a.network.name == NETWORKS[network])
-    line = ["ip", "netns", "exec", pod.netns.name, "nft", "list", "ruleset"]
-    listed = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    if f"203.0.113.{edit}" not in listed or listed.count(".0/2") < CIDRS // 2:
-        raise RuntimeError(f"{pod.name} has not the blocks of its policies, though all was synced")
+    one = next(a for a in attachments if a.network.name == NETWORKS[network])
+    text = listed(one)
+    if f"203.0.113.{edit}" not in text or text.count(".0/2") < CIDRS // 2:
+        raise RuntimeError(f"{one.pod.name} has not the blocks of its policies, though all was synced")
 
 
 def _worst(samples: Sequence[float], unit: str) -> str:
@@ -127,10 +128,9 @@ def _block(number: int) -> str:
     return f"{20 + (third >> 16)}.{(third >> 8) & 255}.{third & 255}.0/{length}"
 
 
-def _from_scratch(daemon: Daemon, attachments: Sequence[Attachment]) -> float:
+def _from_scratch(daemon: Daemon, attachments: Sequence[Attachment], backend: Backend) -> float:
     """Stop it, remove all that it programmed, start it: seconds until everything is in the kernel again."""
     daemon.stop()
-    backend = NftablesBackend(_REAPER)
     for attachment in attachments:
         with inside(attachment.pod.netns):
             backend.remove()
@@ -142,6 +142,10 @@ def _from_scratch(daemon: Daemon, attachments: Sequence[Attachment]) -> float:
 
 
 _REAPER = Reaper()
+_BACKENDS: dict[str, Backend] = {
+    "nftables": NftablesBackend(_REAPER),
+    "iptables": IptablesBackend(_REAPER),
+}
 
 
 def _edit(daemon: Daemon, number: int, *, everyone: bool) -> float:

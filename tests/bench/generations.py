@@ -1,13 +1,15 @@
-"""When rules change in the kernels: the generation of each namespace's, polled.
+"""When what is programmed changes in the kernels, polled.
 
-In: attachments. Out: their sockets, and when all have another generation than before.
+In: attachments. Out: their sockets, and when all read otherwise than before: by nftables' generation, or by
+the headers of all ipsets, which tell how many elements each has.
 """
 
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from daemon.backends import ipset
 from daemon.backends.nfsocket import NetfilterSocket, Reaper
 from daemon.backends.nftread import read_generation
 from tests.lab import Attachment
@@ -16,6 +18,17 @@ from tests.lab.namespaces import inside
 TIMEOUT = 30.0
 _PAUSE = 0.0005
 _REAPER = Reaper()
+
+
+def read_headers(sock: NetfilterSocket) -> object:
+    """The headers of all ipsets."""
+    return sock.dump(ipset.list_headers())
+
+
+READERS: dict[str, Callable[[NetfilterSocket], object]] = {
+    "nftables": read_generation,
+    "iptables": read_headers,
+}
 
 
 @contextmanager
@@ -30,13 +43,15 @@ def _socket(attachment: Attachment) -> NetfilterSocket:
         return NetfilterSocket(_REAPER)
 
 
-def read_all(sockets: Sequence[NetfilterSocket]) -> list[int]:
-    """The generation of each now."""
-    return [read_generation(sock) for sock in sockets]
+def read_all(sockets: Sequence[NetfilterSocket], backend: str = "nftables") -> list[object]:
+    """What each reads now."""
+    return [READERS[backend](sock) for sock in sockets]
 
 
-def until_all_changed(sockets: Sequence[NetfilterSocket], before: Sequence[int]) -> None:
-    """Poll until each namespace's rules have another generation than before.
+def until_all_changed(
+    sockets: Sequence[NetfilterSocket], before: Sequence[object], backend: str = "nftables"
+) -> None:
+    """Poll until each namespace reads otherwise than before.
 
     In the order that the daemon does not know: what matters is when the last one changed.
     """
@@ -46,7 +61,7 @@ def until_all_changed(sockets: Sequence[NetfilterSocket], before: Sequence[int])
         if time.monotonic() > deadline:
             raise RuntimeError(f"{len(left)} of {len(before)} namespaces did not change")
         for number, generation in list(left.items()):
-            if read_generation(sockets[number]) == generation:
+            if READERS[backend](sockets[number]) == generation:
                 break
             del left[number]
         else:
@@ -70,6 +85,13 @@ def until_none_changes(sockets: Sequence[NetfilterSocket], quiet: float) -> floa
 
 def assert_listed(address: str, attachment: Attachment) -> None:
     """An address is in the rules of an attachment: what was timed was real."""
-    line = ["ip", "netns", "exec", attachment.pod.netns.name, "nft", "list", "ruleset"]
-    if address not in subprocess.run(line, capture_output=True, text=True, check=True).stdout:
+    if address not in listed(attachment):
         raise RuntimeError(f"{address} is not in force in {attachment.pod.name}, though all was synced")
+
+
+def listed(attachment: Attachment) -> str:
+    """All rules and sets of an attachment's namespace, of whichever backend."""
+    enter = ["ip", "netns", "exec", attachment.pod.netns.name]
+    lists = (["nft", "list", "ruleset"], ["ipset", "list"])
+    runs = (subprocess.run([*enter, *line], capture_output=True, text=True, check=True) for line in lists)
+    return "\n".join(run.stdout for run in runs)

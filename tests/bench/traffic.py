@@ -53,10 +53,10 @@ POLICY = objects.policy(
 )
 
 
-def measure() -> list[Figure]:
+def measure(backend: str = "nftables") -> list[Figure]:
     """Measure UDP packets, TCP bulk and TCP requests over established flows."""
     with Lab() as lab:
-        daemon = lab.daemon()
+        daemon = lab.daemon(backend=backend)
         sender = lab.attach(lab.pod("sender"))
         receivers = {kind: lab.attach(lab.pod(kind)) for kind in KINDS}
         _enroll(daemon, sender, receivers)

@@ -34,10 +34,10 @@ MOST_GROWTH = 1.03
 _ENROLLED, _FEW, _MANY = "enrolled", f"{FEW} peers", f"{MANY:,} peers"
 
 
-def measure() -> list[Figure]:
+def measure(backend: str = "nftables") -> list[Figure]:
     """Measure new flows, admitted and denied, by the number of peers."""
     with Lab() as lab:
-        daemon = lab.daemon()
+        daemon = lab.daemon(backend=backend)
         sender = lab.attach(lab.pod("sender"))
         receivers = {kind: lab.attach(lab.pod(name)) for kind, name in _NAMES.items()}
         _enroll(daemon, sender, receivers)
