@@ -23,6 +23,7 @@ from daemon.backends.nfnetlink import (
     string,
     u32,
 )
+from daemon.errors import DataplaneError
 from daemon.memo import per_object
 from daemon.model import Address, Span
 from daemon.planner import Elements, SetKind, SetSpec
@@ -214,15 +215,17 @@ def _endpoint(entry: Entry, line: int) -> bytes:
 
 
 def found_sets(bodies: Iterable[bytes]) -> dict[str, FoundSet]:
-    """The sets that a listing of headers tells of, by name."""
+    """The sets that a listing of headers tells of, by name. DataplaneError: not what we need to know."""
     found = {}
     for body in bodies:
         of = attributes(body)
         if _TYPENAME not in of:
             continue
+        if _INDEX not in of:
+            raise DataplaneError("this kernel does not tell the numbers of ipsets: 4.20 and later do")
         header = attributes(of.get(_DATA, b""))
         found[_text(of[_SETNAME])] = FoundSet(
-            index=_number(of.get(_INDEX, b"")),
+            index=_number(of[_INDEX]),
             type=_text(of[_TYPENAME]),
             family=_number(of[_FAMILY]),
             plain=header.keys() <= _PLAIN,

@@ -71,12 +71,15 @@ def load() -> ModuleType:
 @contextlib.contextmanager
 def extensions_needed() -> Iterator[None]:
     """Around what loads iptables' extensions. BackendUnavailableError: one is missing."""
-    iptc = load()
+    load()
     try:
         yield
-    except iptc.XTablesError as error:
+    except Exception as error:
+        # python-iptables raises half a dozen unrelated types, and the rules that it compiles are ours.
         folder = os.environ["XTABLES_LIBDIR"]
-        raise BackendUnavailableError(f"an extension in {folder} is missing ({error}): {_REMEDY}") from error
+        raise BackendUnavailableError(
+            f"an extension in {folder} can't be used ({error}): {_REMEDY}"
+        ) from error
 
 
 def last_errno() -> int:

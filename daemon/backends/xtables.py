@@ -164,7 +164,10 @@ class LockFile:
         After one such failure it is not waited for until its holder has let go: one that hangs must not cost
         every pod's turn a wait.
         """
-        fd = os.open(self._path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self._path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataplaneError(f"open the lock file {self._path}: {error.strerror}") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
