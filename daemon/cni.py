@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from cni_plugin.errors import DECODING_FAILURE, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
-from daemon.model import Address, AttachmentKey, Network
+from daemon.model import Address, AttachmentKey, Network, is_pod_address
 
 MAX_ADDRESSES = 256
 """In one result. IPAM plugins give a few."""
@@ -133,6 +133,7 @@ def parse_identity(arguments: str) -> PodIdentity | None:
 def parse_result(result: Any, ifname: str) -> tuple[Address, ...]:
     """The interface's addresses in a previous result of any CNI version, in its order, each once.
 
+    Such as no peer can have (0.0.0.0, groups) are left out: pod authors may choose addresses.
     An address without `interface` belongs to the interface of this ADD. Raises CniError (code 7).
     """
     if not isinstance(result, dict):
@@ -153,7 +154,8 @@ def parse_result(result: Any, ifname: str) -> tuple[Address, ...]:
         raise CniError(
             INVALID_CONFIG, f"prevResult.ips: {len(texts)} addresses; {MAX_ADDRESSES} are the most"
         )
-    return tuple(dict.fromkeys(_address(text, field) for field, text in texts))
+    addresses = dict.fromkeys(_address(text, field) for field, text in texts)
+    return tuple(address for address in addresses if is_pod_address(address))
 
 
 def _own_interfaces(result: dict[str, Any], ifname: str) -> set[int]:

@@ -22,6 +22,13 @@ ALL_PORTS: Span = (0, 65535)
 """A whole protocol. Port 0 is legal on the wire although no policy can name it (C8, D2)."""
 
 
+def is_pod_address(address: Address) -> bool:
+    """Whether it is unicast, and neither loopback nor unspecified: else no peer ever has it."""
+    if len(address) == 4:
+        return address[0] not in (0, 127) and address[0] < 224
+    return address[0] != 0xFF and int.from_bytes(address, "big") > 1
+
+
 class Direction(StrEnum):
     """As the subject sees it: what comes in, what goes out."""
 

@@ -311,7 +311,8 @@ def _block_specs(blocks: BlockSet) -> tuple[SetSpec, ...]:
 def _block_spec(family: int, spans: tuple[Span, ...]) -> SetSpec:
     name = f"blocks{family}-{_digest(spans)}"
     comment = describe_peer(BlockSet(spans, ()) if family == 4 else BlockSet((), spans))
-    if all(first == last for first, last in spans):
+    # The first address of all is none that a hash of hosts takes with every backend.
+    if all(first == last for first, last in spans) and spans[0][0] != 0:
         length = 4 if family == 4 else 16
         hosts = frozenset(first.to_bytes(length, "big") for first, _ in spans)
         return SetSpec(name, SetKind.HOSTS, family, hosts, comment)

@@ -9,6 +9,7 @@ state is not known, and then everything of ours there is rewritten.
 """
 
 import random
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,7 @@ from daemon.log import get_logger
 from daemon.model import AttachmentKey, Direction
 from daemon.netns import NetnsIdentity
 from daemon.program import Program, closed
+from daemon.rivals import Rivals
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -43,12 +45,14 @@ class Attachment:
     """One attachment alive. labels and ports in the record may lag; the store has the current ones.
 
     past_hooks: its interface receives past the pod's packet filter since its ADD (see netns.Link).
+    now_called: the name that it was given since, where that takes it out of its rules; "": it was not.
     """
 
     record: Record
     state: State = State.PENDING
     notes: tuple[str, ...] = ()
     past_hooks: bool = False
+    now_called: str = ""
 
     @property
     def key(self) -> AttachmentKey:
@@ -62,8 +66,8 @@ class Sandbox:
 
     actual: what was applied last; None: not known. believed: the last that was known to be applied, for a
     comparison when a refused batch leaves doubt. held: restored at the start and not verified yet; its
-    rules stay as they are, whatever happens meanwhile. beside: what another backend has there, and why it
-    stays; "": nothing.
+    rules stay as they are, whatever happens meanwhile. searched: nothing of another backend is beside ours,
+    or stays there on purpose; beside: what is, and why.
     """
 
     identity: NetnsIdentity
@@ -76,6 +80,7 @@ class Sandbox:
     failures: int = 0
     retry_at: float = 0.0
     error: str = ""
+    searched: bool = False
     beside: str = ""
 
 
@@ -94,7 +99,7 @@ class Reconciler:
         on_gone: Callable[[Sandbox], None],
         rivals: Sequence[Backend] = (),
     ) -> None:
-        self._rivals = rivals
+        self._rivals = Rivals(rivals)
         self._store = store
         self._backend = backend
         self._clock = clock
@@ -105,6 +110,11 @@ class Reconciler:
         self.sandboxes: dict[int, Sandbox] = {}
         self.applied_total = 0
         self.failed_total = 0
+
+    @property
+    def follows_renames(self) -> bool:
+        """Whether an interface stays governed when it is given another name."""
+        return self._backend.follows_renames
 
     # --- placing -----------------------------------------------------------------------------------------
 
@@ -162,6 +172,10 @@ class Reconciler:
             self._on_gone(sandbox)
         except (DataplaneError, NetnsError) as error:
             self._fail(sandbox, error)
+        except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
+            trace = "".join(traceback.format_exception(error))
+            log.critical("unexpected", extra={"netns": sandbox.identity.path, "traceback": trace})
+            self._fail(sandbox, DataplaneError(f"unexpected {type(error).__name__}: {error}"))
 
     def apply(self, sandbox: Sandbox, *, confirm: bool = False) -> None:
         """Program what is desired, or raise DataplaneError or NetnsError with nothing changed.
@@ -174,8 +188,10 @@ class Reconciler:
         desired = self._desired(sandbox)
         if desired != sandbox.actual or (confirm and self._touched(sandbox)):
             self._commit(sandbox, desired)
-        for attachment in sandbox.attachments.values():
-            attachment.state = State.DENIED if attachment.past_hooks else State.APPLIED
+        elif not sandbox.searched:
+            with netns.entered(sandbox.identity.path, sandbox.identity):
+                self._evict_rivals(sandbox)
+        self._mark_applied(sandbox)
         self._settle(sandbox)
 
     def take_over(self, sandbox: Sandbox, digest: str, generation: int) -> bool:
@@ -195,8 +211,7 @@ class Reconciler:
             self._evict_rivals(sandbox)
         sandbox.actual = desired
         sandbox.generation = now
-        for attachment in sandbox.attachments.values():
-            attachment.state = State.APPLIED
+        self._mark_applied(sandbox)
         self._settle(sandbox)
         return True
 
@@ -205,13 +220,13 @@ class Reconciler:
         if sandbox.actual is None:
             return sandbox.error or "not programmed yet"
         with netns.entered(sandbox.identity.path, sandbox.identity):
-            beside = [f"rules of the {rival.name} backend too" for rival in self._rivals if rival.present()]
-            return "; ".join(filter(None, [self._difference(sandbox.actual, sandbox.generation), *beside]))
+            found = self._difference(sandbox.actual, sandbox.generation)
+            return "; ".join(([found] if found else []) + self._rivals.told())
 
     def strangers(self, sandbox: Sandbox) -> list[str]:
         """Chains of ours in a sandbox that belong to none of its attachments, whichever backend made them."""
         with netns.entered(sandbox.identity.path, sandbox.identity):
-            present = self._backend.gates().union(*(r.gates() for r in self._rivals if r.present()))
+            present = self._backend.gates() | self._rivals.gates()
         return sorted(present - _chain_names(sandbox))
 
     def counters(self, sandbox: Sandbox) -> dict[str, tuple[int, int]]:
@@ -255,7 +270,7 @@ class Reconciler:
         if record.guard or record.unready:
             return planner.denied_gate(record.ifname, record.ifindex or None, str(record.key))
         ruleset = self._store.ruleset(record.key)
-        if attachment.past_hooks and ruleset.ingress is not None:
+        if self._out_of_reach(attachment):
             # What comes in can't be stopped, but no answer leaves.
             return planner.denied_gate(record.ifname, record.ifindex, str(record.key))
         return planner.GateRequest(record.ifname, record.ifindex, str(record.key), ruleset)
@@ -290,7 +305,7 @@ class Reconciler:
     def _program(self, sandbox: Sandbox, plan: planner.Plan) -> None:
         with netns.entered(sandbox.identity.path, sandbox.identity):
             sandbox.generation = self._backend.apply(plan)
-            if plan.reset:
+            if plan.reset or not sandbox.searched:
                 self._evict_rivals(sandbox)
         self.applied_total += 1
 
@@ -301,26 +316,11 @@ class Reconciler:
         return self._backend.differences(program)
 
     def _evict_rivals(self, sandbox: Sandbox) -> None:
-        """What another backend has programmed goes, now that ours is in force: two would be ANDed.
-
-        But not where it governs an interface that is not known here.
-        """
-        sandbox.beside = ""
-        for rival in self._rivals:
-            if not rival.present():
-                continue
-            fields = {"netns": sandbox.identity.path, "backend": rival.name}
-            try:
-                if strange := rival.gates() - _chain_names(sandbox):
-                    whose = ", ".join(sorted(strange))
-                    sandbox.beside = f"rules of the {rival.name} backend stay: they govern more ({whose})"
-                    log.error("rival-left", extra={**fields, "reason": sandbox.beside})
-                    continue
-                rival.remove()
-                log.warning("rival-removed", extra=fields)
-            except DataplaneError as error:
-                sandbox.beside = f"rules of the {rival.name} backend can't be removed: {error}"
-                log.error("rival-left", extra={**fields, "reason": str(error)})
+        """What another backend has programmed goes, now that ours is in force."""
+        found = self._rivals.evict(_chain_names(sandbox), sandbox.identity.path)
+        if found.beside not in ("", sandbox.beside):
+            log.error("rival-left", extra={"netns": sandbox.identity.path, "reason": found.beside})
+        sandbox.searched, sandbox.beside = found.done, found.beside
 
     def _remove(self, sandbox: Sandbox) -> None:
         """Nothing of ours is left to govern: the table goes too."""
@@ -328,25 +328,42 @@ class Reconciler:
             self._backend.remove()
         self.forget(sandbox)
 
+    def _mark_applied(self, sandbox: Sandbox) -> None:
+        for attachment in sandbox.attachments.values():
+            attachment.state = State.DENIED if self._out_of_reach(attachment) else State.APPLIED
+
+    def _out_of_reach(self, attachment: Attachment) -> bool:
+        """Whether what comes in shall be judged, and can't be (A14)."""
+        record = attachment.record
+        if record.guard or record.unready or not attachment.past_hooks:
+            return False
+        return self._store.ruleset(record.key).ingress is not None
+
     def _settle(self, sandbox: Sandbox) -> None:
+        failures, sandbox.failures = sandbox.failures, 0
         sandbox.dirty_since = None
-        sandbox.failures = 0
         sandbox.retry_at = 0.0
         sandbox.error = ""
         self._dirty.pop(sandbox.identity.token, None)
         self._unsaved[sandbox.identity.token] = sandbox
+        if not sandbox.searched:
+            self._postpone(sandbox, failures + 1)
 
     def _fail(self, sandbox: Sandbox, error: Exception) -> None:
         self.failed_total += 1
-        sandbox.failures += 1
-        delay = min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2 ** (sandbox.failures - 1))
-        sandbox.retry_at = self._clock() + delay * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)
+        self._postpone(sandbox, sandbox.failures + 1)
         if sandbox.error != str(error):
             log.error("apply-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
         sandbox.error = str(error)
-        self.mark([sandbox])
         if isinstance(error, DataplaneError):
             self._deny(sandbox)
+
+    def _postpone(self, sandbox: Sandbox, failures: int) -> None:
+        """Once more, later each time."""
+        sandbox.failures = failures
+        delay = min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2 ** min(failures - 1, 10))
+        sandbox.retry_at = self._clock() + delay * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)
+        self.mark([sandbox])
 
     def _deny(self, sandbox: Sandbox) -> None:
         """Fail closed, narrowly: directions that can't be made as desired let nothing new in or out."""
@@ -358,11 +375,11 @@ class Reconciler:
             sandbox.actual = sandbox.believed = denied
             for attachment in sandbox.attachments.values():
                 name = attachment.record.ifname
-                as_desired = denied.gates[name] == desired.gates[name]
+                as_desired = denied.gates[name] == desired.gates[name] and not self._out_of_reach(attachment)
                 attachment.state = State.APPLIED if as_desired else State.DENIED
         except NetnsGoneError:
             self._on_gone(sandbox)
-        except (DataplaneError, NetnsError) as error:
+        except Exception as error:  # noqa: BLE001 (see reconcile)
             # What is in the kernel stays: the rules that were there last.
             sandbox.actual = None
             for attachment in sandbox.attachments.values():

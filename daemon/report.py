@@ -243,7 +243,12 @@ def _pod(attachment: Attachment) -> str:
 
 
 def _unenforceable(attachment: Attachment) -> list[str]:
-    return [past_hooks_message(attachment.key.ifname)] if attachment.past_hooks else []
+    ifname, now = attachment.key.ifname, attachment.now_called
+    renamed = f"{ifname} was renamed to {now}, and iptables' rules go by the name: they govern nothing"
+    return [
+        *([past_hooks_message(ifname)] if attachment.past_hooks else []),
+        *([renamed] if now else []),
+    ]
 
 
 def _state(attachment: Attachment) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from daemon import netns
 from daemon.attachments import Record, RecordStore
-from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
+from daemon.errors import NetnsGoneError
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Change, NetAttachDef, Network, Pod
 from daemon.netns import NetnsIdentity
@@ -190,7 +190,7 @@ class Upkeep:
             sandbox.held = False
             self.on_gone(sandbox)
             return
-        except (NetnsError, DataplaneError) as error:
+        except Exception as error:  # noqa: BLE001 (then all is written anew)
             sandbox.held = False
             log.warning("take-over-failed", extra={"netns": newest.netns, "error": str(error)})
         log.info("taken-over", extra={"netns": newest.netns, "rewritten": changed})
@@ -263,6 +263,11 @@ class Upkeep:
             event = "past-hooks" if link.past_hooks else "past-hooks-no-more"
             log.warning(event, extra={**log_fields(record), "link": link.ifname})
             self._registry.mark([attachment.key])
+        renamed = link.ifname != record.ifname and not self._reconciler.follows_renames
+        now_called = link.ifname if renamed else ""
+        if now_called != attachment.now_called:
+            attachment.now_called = now_called
+            log.warning("renamed", extra={**log_fields(record), "now": link.ifname})
         return True
 
     def _reap(self, sandbox: Sandbox) -> None:
@@ -273,7 +278,7 @@ class Upkeep:
         except NetnsGoneError:
             self.on_gone(sandbox)
             return
-        except NetnsError as error:
+        except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
             log.warning("sweep-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
             return
         for attachment in gone:

@@ -16,6 +16,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """As `--backend` takes it."""
 
+    @property
+    def follows_renames(self) -> bool:
+        """Whether rules go on governing an interface that is given another name."""
+
     def probe(self) -> None:
         """Try all that is needed in a scratch netns.
 
@@ -36,7 +40,10 @@ class Backend(Protocol):
         """
 
     def present(self) -> bool:
-        """Whether anything of ours is there. Makes nothing, costs little, and needs no probe before."""
+        """Whether anything of ours is there. Makes nothing, costs little, and needs no probe before.
+
+        DataplaneError: can't be told.
+        """
 
     def gates(self) -> frozenset[str]:
         """The names of the chains that attachments have (`chain_name`), whoever's they are."""

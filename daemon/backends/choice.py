@@ -60,7 +60,7 @@ def _choice(backend: Backend, backends: Sequence[Backend], because: str) -> Choi
 def _recorded(record: Path) -> str:
     try:
         return record.read_text(errors="replace")[:64].strip()
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 

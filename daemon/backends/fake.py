@@ -38,6 +38,7 @@ class FakeBackend:
     """
 
     name = "fake"
+    follows_renames = True
 
     def __init__(self) -> None:
         self.netns = ""

@@ -46,6 +46,8 @@ _IP, _CIDR, _PORT, _PROTO = 1, 3, 4, 7
 _NETWORK_ORDER = 0x4000
 
 _LIST_HEADERS = 4
+_NAME_WITHIN = 48
+"""Bytes of a listed set by which its name has come."""
 
 _PROTOCOL_VERSION = b"\x07"
 _HEADER = general(2) + attr(_PROTOCOL, _PROTOCOL_VERSION)
@@ -74,6 +76,7 @@ class FoundSet(msgspec.Struct, frozen=True):
     type: str
     family: int
     plain: bool
+    size: int
 
     def like(self, spec: SetSpec) -> bool:
         """Whether it can hold what the spec says, and can be swapped with one that we make."""
@@ -214,12 +217,16 @@ def _endpoint(entry: Entry, line: int) -> bytes:
 # --- listings --------------------------------------------------------------------------------------------
 
 
-def found_sets(bodies: Iterable[bytes]) -> dict[str, FoundSet]:
-    """The sets that a listing of headers tells of, by name. DataplaneError: not what we need to know."""
+def found_sets(bodies: Iterable[bytes], prefix: str) -> dict[str, FoundSet]:
+    """The sets with a prefix that a listing of headers tells of. DataplaneError: not what we need to know."""
     found = {}
+    start = prefix.encode()
     for body in bodies:
+        # A pod can have tens of thousands of others: only ours are worth decoding.
+        if start not in body[:_NAME_WITHIN]:
+            continue
         of = attributes(body)
-        if _TYPENAME not in of:
+        if _TYPENAME not in of or not of[_SETNAME].startswith(start):
             continue
         if _INDEX not in of:
             raise DataplaneError("this kernel does not tell the numbers of ipsets: 4.20 and later do")
@@ -229,6 +236,7 @@ def found_sets(bodies: Iterable[bytes]) -> dict[str, FoundSet]:
             type=_text(of[_TYPENAME]),
             family=_number(of[_FAMILY]),
             plain=header.keys() <= _PLAIN,
+            size=_number(header.get(_ELEMENTS, b"")),
         )
     return found
 

@@ -13,7 +13,6 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from daemon import netns
 from daemon.backends import ipset, iptrender, ipttext
@@ -32,7 +31,8 @@ from daemon.backends.iptrender import FAMILIES, HOOKS, PREFIX, Edits, hook_line,
 from daemon.backends.nfnetlink import Message
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.shape import REHEARSAL
-from daemon.backends.xtables import Table, Tables, require_tables
+from daemon.backends.xtables import ScratchTables, Table, Tables, require_tables
+from daemon.backends.xtsockopt import holds_chain, in_use
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
 from daemon.planner import Plan, Program, SetChange, SetSpec, make_plan
 from daemon.program import closed
@@ -42,7 +42,10 @@ _IPSET_IN_USE = (4100, errno.EBUSY)
 _NEW = "-new"
 """Behind the name of a set that is to replace another one."""
 
-_TABLE_NAMES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
+_MOST_STALE = 100_000
+"""Elements that a set may hold beyond twice what it shall, to be worth reading."""
+_RULES_SEARCHED = 1000
+"""Of a hook, for jumps of ours: only the first rule matters, others there are somebody's play."""
 
 _REMEDY = (
     "it needs CAP_NET_ADMIN and a kernel with legacy tables and ipset (`modprobe -a ip_set_hash_ip "
@@ -55,6 +58,7 @@ class IptablesBackend:
     """Backend over legacy iptables and ipset (see base.Backend)."""
 
     name = "iptables"
+    follows_renames = False
 
     def __init__(self, reaper: Reaper, connect: Connect = connect, tables: Tables | None = None) -> None:
         self._reaper = reaper
@@ -73,7 +77,7 @@ class IptablesBackend:
     def _rehearse(self) -> None:
         with one_thread():
             require_tables()
-        self.apply(make_plan(REHEARSAL, None))
+        IptablesBackend(self._reaper, self._connect, ScratchTables()).apply(make_plan(REHEARSAL, None))
 
     def apply(self, plan: Plan) -> int:
         """Sets and one commit a family, in the order of E5; 0, for there is no generation."""
@@ -89,11 +93,8 @@ class IptablesBackend:
         return 0
 
     def present(self) -> bool:
-        """Whether there are chains of ours; where no filter table is in use, without making one."""
-        try:
-            return any(_in_use(path) for path in _TABLE_NAMES) and bool(self._our_chains())
-        except BackendUnavailableError:
-            return False
+        """Whether there are chains of ours; by the kernel's own interface, so also without any library."""
+        return any(in_use(family) and holds_chain(family, HOOKS["INPUT"]) for family in FAMILIES)
 
     def gates(self) -> frozenset[str]:
         """The chains of attachments, of either family."""
@@ -174,6 +175,8 @@ class IptablesBackend:
         wanted = {set_name(spec.name): spec for spec in plan.new_sets}
         found = read_sets(sock)
         with _begun():
+            # What a run that was killed would have put in the place of others.
+            self._destroy(sock, [name for name in found if name.endswith(_NEW)])
             if unlike := [
                 name for name, spec in wanted.items() if name in found and not found[name].like(spec)
             ]:
@@ -196,25 +199,17 @@ class IptablesBackend:
             sock.perform(_made(name, spec))
             return frozenset()
         entries = ipset.entries(spec.elements, spec.kind, spec.family)
-        there = self._held(sock, name)
+        # Of one with far more than was ever ours nothing is believed, nor read.
+        few = found.size <= _MOST_STALE + 2 * len(entries)
+        there = read_entries(sock, name) if few else frozenset()
         if found.plain and there == entries:
             return frozenset()
-        kept = entries & there
+        kept = frozenset(entry for entry in entries if entry in there)
         new = name + _NEW
-        sock.perform(
-            [ipset.create(new, spec), *ipset.add_entries(new, frozenset(kept)), ipset.swap(new, name)]
-        )
+        sock.perform([ipset.create(new, spec), *ipset.add_entries(new, kept)])
+        sock.perform([ipset.swap(new, name)])
         self._destroy(sock, [new])
         return entries - kept
-
-    def _held(self, sock: NetfilterSocket, name: str) -> frozenset[ipset.Entry | None]:
-        try:
-            return read_entries(sock, name)
-        except TransactionError:
-            raise
-        except DataplaneError:
-            # More than can be read: none of it is believed.
-            return frozenset({None})
 
     def _write_all(self, program: Program, sets: dict[str, FoundSet]) -> None:
         """Make our chains as the program has them; those that are so already keep their counters."""
@@ -233,7 +228,7 @@ class IptablesBackend:
                 with self._tables.opened(family) as table:
                     said = list(rule_differences(table, family, program, sets))
                 if said:
-                    raise DataplaneError(f"somebody else changed rules at the same time: {shown(said)}")
+                    raise DataplaneError(f"what was written is not what stands there: {shown(said)}")
 
     def _commit(self, family: int, change: Callable[[Table], None]) -> None:
         """One commit; anew where somebody else's came between."""
@@ -256,14 +251,6 @@ class IptablesBackend:
                 # A rule of somebody else looks it up: it stays, and is taken over if it is wanted again.
                 if error.errno not in _IPSET_IN_USE:
                     raise
-
-
-def _in_use(path: str) -> bool:
-    """Whether there is a filter table; a kernel that has none at all has no such file."""
-    try:
-        return "filter" in Path(path).read_text().split()
-    except OSError:
-        return False
 
 
 def _made(name: str, spec: SetSpec) -> list[Message]:
@@ -325,10 +312,10 @@ def _same(table: Table, chain: str, entries: list[Entry], ours: set[str]) -> boo
 
 
 def _stand_first(table: Table, hook: str, jump: Entry) -> None:
-    rules = table.rules(hook)
-    if rules and rules[0].says(jump):
+    first = table.rules(hook, _RULES_SEARCHED)
+    if first and first[0].says(jump):
         return
-    for rule in rules:
+    for rule in first:
         if rule.says(jump):
             table.remove(hook, jump)
     table.insert(hook, jump)
@@ -337,7 +324,7 @@ def _stand_first(table: Table, hook: str, jump: Entry) -> None:
 def _clear(table: Table, family: int) -> None:
     for hook in HOOKS:
         jump = compile_line(hook_line(hook), family, {})
-        for rule in table.rules(hook):
+        for rule in table.rules(hook, _RULES_SEARCHED):
             if rule.says(jump):
                 table.remove(hook, jump)
     ours = [chain for chain in table.chains() if chain.startswith(PREFIX)]

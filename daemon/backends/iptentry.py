@@ -13,6 +13,7 @@ import msgspec
 from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import extensions_needed, load
 from daemon.backends.iptrender import Line
+from daemon.errors import DataplaneError
 
 _COMPILED = 8192
 _IFNAME_BYTES = 16
@@ -47,11 +48,13 @@ class _Template(msgspec.Struct, frozen=True):
 
 
 def compile_line(line: Line, family: int, sets: dict[str, FoundSet]) -> Entry:
-    """A Line for the current netns. sets: those that are there, the line's among them.
+    """A Line for the current netns. sets: those that are there. DataplaneError: the line's is not.
 
     What python-iptables makes of a Line is kept, for it takes 0.5 to 1 ms: in another netns only the set's
     number differs.
     """
+    if line.set_name and line.set_name not in sets:
+        raise DataplaneError(f"set {line.set_name} is gone: somebody else has destroyed it")
     template = _template(line, family)
     if not template.index_at:
         return template.entry

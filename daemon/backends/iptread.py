@@ -22,8 +22,7 @@ _DIFFERENCES_SHOWN = 5
 
 def read_sets(sock: NetfilterSocket) -> dict[str, FoundSet]:
     """Our sets by name, as their headers tell."""
-    found = ipset.found_sets(sock.dump(ipset.list_headers()))
-    return {name: header for name, header in found.items() if name.startswith(PREFIX)}
+    return ipset.found_sets(sock.dump(ipset.list_headers()), PREFIX)
 
 
 def read_entries(sock: NetfilterSocket, name: str) -> frozenset[SetEntry | None]:
@@ -51,9 +50,12 @@ def rule_differences(table: Table, family: int, program: Program, sets: dict[str
     """What in one family's table is not as the program says; sets: those that are there."""
     wanted = content(program, family)
     there = {chain for chain in table.chains() if chain.startswith(PREFIX)}
-    yield from (f"chain {chain} (IPv{family}) is not ours" for chain in sorted(there - wanted.keys()))
+    for chain in sorted(there - wanted.keys()):
+        # An empty one is what is left where somebody else's rule jumps to it.
+        if table.rules(chain, 1):
+            yield f"chain {chain} (IPv{family}) is not ours"
     for hook in HOOKS:
-        first = table.rules(hook)[:1]
+        first = table.rules(hook, 1)
         jump = compile_line(hook_line(hook), family, sets)
         if not first or not first[0].says(jump):
             yield f"our rule is not the first of {hook} (IPv{family})"
@@ -85,8 +87,11 @@ def set_differences(sock: NetfilterSocket, program: Program, sets: dict[str, Fou
         elif not header.like(spec) or not header.plain:
             yield f"set {name} is another one"
         else:
-            actual = read_entries(sock, name)
             expected = ipset.entries(spec.elements, spec.kind, spec.family)
+            if header.size != len(expected):
+                yield f"set {name} has {header.size} elements instead of {len(expected)}"
+                continue
+            actual = read_entries(sock, name)
             if actual != expected:
                 missing, more = len(expected - actual), len(actual - expected)
                 yield f"set {name}: {missing} elements missing, {more} too many"

@@ -147,7 +147,8 @@ def edits(plan: Plan, family: int) -> Edits:
 
 def _dispatch(program: Program, hook: str) -> Iterator[Line]:
     for direction in DISPATCHES[hook.lower()]:
-        for gate in program.gates.values():
+        # In an order that does not depend on which attachment came first.
+        for _, gate in sorted(program.gates.items()):
             if gate.chain(direction) is None:
                 continue
             chain = gate_chain(ChainKey(gate.ifname, direction))

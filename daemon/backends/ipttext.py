@@ -3,6 +3,7 @@
 In: a Program. Out: text: our sets, then our chains of IPv4, then those of IPv6.
 """
 
+import re
 import socket
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from daemon.wording import protocol_name
 
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _FAMILY_WORDS = {4: "inet", 6: "inet6"}
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def text(program: Program) -> str:
@@ -51,9 +53,16 @@ def _line(line: Line) -> str:
             negated = "! " if values[0] == "!" else ""
             parts.append(f"{negated}--{option} {' '.join(value for value in values if value != '!')}")
     if line.comment:
-        quoted = line.comment if line.comment.isalnum() else f'"{line.comment}"'
-        parts.append(f"-m comment --comment {quoted}")
+        parts.append(f"-m comment --comment {_quoted(line.comment)}")
     return " ".join([*parts, f"-j {line.target}"])
+
+
+def _quoted(comment: str) -> str:
+    """As iptables quotes; `clean` has left neither double quotes nor backslashes."""
+    if _PLAIN.fullmatch(comment):
+        return comment
+    escaped = comment.replace("'", "\\'")
+    return f'"{escaped}"'
 
 
 def _set(spec: SetSpec) -> Iterator[str]:

@@ -211,13 +211,15 @@ class NetfilterSocket:
                 raise DataplaneError(f"netfilter did not answer within {DEADLINE_SECONDS:g} s")
             self._sock.settimeout(left)
             try:
-                buffer = self._sock.recv(_RECEIVE_BYTES)
+                buffer, (sender, _) = self._sock.recvfrom(_RECEIVE_BYTES)
             except TimeoutError:
                 continue
             except OSError as error:
                 # ENOBUFS: more complaints than the buffer held; what came of the batch is not known then.
                 raise DataplaneError(f"read netfilter's answer: {error}") from error
-            yield from answers(buffer)
+            # A privileged pod may send to any socket in its netns; the kernel is number 0.
+            if sender == 0:
+                yield from answers(buffer)
 
 
 def _refused(message: Message, complaint: Refusal, answer: Answer) -> TransactionError:

@@ -16,12 +16,15 @@ from daemon.errors import BackendUnavailableError, DataplaneError, TransactionEr
 from daemon.planner import Plan, Program, in_commits, make_plan
 
 _RESET_TRIES = 5
+_NO_SUBSYSTEM = (errno.EINVAL, errno.EOPNOTSUPP)
+"""What nfnetlink answers for a subsystem whose module is not there."""
 
 
 class NftablesBackend:
     """Backend over nf_tables (see base.Backend)."""
 
     name = "nftables"
+    follows_renames = True
 
     def __init__(self, reaper: Reaper, connect: Connect = connect) -> None:
         self._reaper = reaper
@@ -82,11 +85,13 @@ class NftablesBackend:
 
     def present(self) -> bool:
         """Whether there is our table; a kernel without nf_tables has none."""
-        try:
-            with self._open() as sock:
+        with self._open() as sock:
+            try:
                 return nftread.has_table(sock)
-        except DataplaneError:
-            return False
+            except TransactionError as error:
+                if error.errno in _NO_SUBSYSTEM:
+                    return False
+                raise
 
     def generation(self) -> int:
         """The kernel's generation of this netns' rules; every commit of anybody raises it by one."""

@@ -20,6 +20,7 @@ import msgspec
 
 from daemon.backends.iptclib import last_errno, load
 from daemon.backends.iptentry import Entry, match_of
+from daemon.backends.xtsockopt import require_readable
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
 
 LOCK_PATH = "/run/xtables.lock"
@@ -53,6 +54,7 @@ class Table:
     def __init__(self, family: int) -> None:
         """DataplaneError: the kernel has no such table, or not for us."""
         self._family = family
+        require_readable(family)
         iptc = load()
         try:
             self._table = (iptc.Table if family == 4 else iptc.Table6)("filter", autocommit=False)
@@ -66,14 +68,22 @@ class Table:
         self._table.close()
 
     def chains(self) -> frozenset[str]:
-        """The names of all chains, whoever's."""
-        return frozenset(chain.name for chain in self._table.chains)
+        """The names of all chains, whoever's, but such as are no ASCII: of those none is ours."""
+        # Table.chains makes an object for each, and fails at a name that is no UTF-8.
+        iptc, pointer = self._table._iptc, self._table._handle
+        found = set()
+        name = iptc.iptc_first_chain(pointer)
+        while name:
+            if name.isascii():
+                found.add(name.decode())
+            name = iptc.iptc_next_chain(pointer)
+        return frozenset(found)
 
-    def rules(self, chain: str) -> list[FoundRule]:
-        """What stands in a chain; nothing where there is no such chain."""
-        found = []
+    def rules(self, chain: str, most: int | None = None) -> list[FoundRule]:
+        """What stands in a chain, or its first so many rules; nothing where there is no such chain."""
+        found: list[FoundRule] = []
         entry = self._table.first_rule(chain)
-        while entry:
+        while entry and (most is None or len(found) < most):
             raw = ctypes.string_at(ctypes.addressof(entry), entry.target_offset)
             target = self._table.get_target(entry) or b""
             counters = (entry.counters.pcnt, entry.counters.bcnt)
@@ -151,6 +161,15 @@ class Tables:
             os.close(fd)
 
 
+class ScratchTables(Tables):
+    """Of a netns that nobody else can reach: there is no lock to wait for."""
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nothing to hold."""
+        yield
+
+
 class LockFile:
     """A file that whoever changes legacy tables holds an flock on."""
 
@@ -174,6 +193,9 @@ class LockFile:
             if self._waiting is not None and self._waiting.is_alive():
                 os.close(fd)
                 raise self._held() from None
+        except OSError as error:
+            os.close(fd)
+            raise DataplaneError(f"lock {self._path}: {error.strerror}") from error
         else:
             return fd
         # Trying again and again could lose against others for ever; who waits in the kernel gets its turn.

@@ -28,7 +28,7 @@ from daemon.decode.fields import (
     shown,
 )
 from daemon.errors import DecodeError
-from daemon.model import Address, ContainerPort, NetworkRequest, NetworkStatus, Pod
+from daemon.model import Address, ContainerPort, NetworkRequest, NetworkStatus, Pod, is_pod_address
 
 MAX_CONTAINERS = 1000
 MAX_PORTS = 10_000
@@ -216,12 +216,7 @@ def _read_address(item: object) -> Address | None:
     if not isinstance(item, str):
         return None
     try:
-        if ":" in item:
-            packed = inet_pton(AF_INET6, item)
-            usable = packed[0] != 0xFF and int.from_bytes(packed, "big") > 1
-        else:
-            packed = inet_pton(AF_INET, item)
-            usable = packed[0] not in (0, 127) and packed[0] < 224
+        packed = inet_pton(AF_INET6 if ":" in item else AF_INET, item)
     except (OSError, ValueError):
         return None
-    return packed if usable else None
+    return packed if is_pod_address(packed) else None

@@ -309,8 +309,9 @@ def _common_protocol(value: object, field: str) -> int:
             return names[value]
         if value.isascii() and value.isdecimal() and len(value) <= 3:
             value = int(value)
-    if type(value) is int and 0 <= value <= 255:
+    # 0 is no protocol that can be told from all of them (IPv6's hop-by-hop options, iptables' "any").
+    if type(value) is int and 1 <= value <= 255:
         return value
     raise DecodeError(
-        field, f"{shown(value)} is none of TCP, UDP, SCTP, ICMP, ICMPv6, nor a number from 0 to 255"
+        field, f"{shown(value)} is none of TCP, UDP, SCTP, ICMP, ICMPv6, nor a number from 1 to 255"
     )

@@ -1,0 +1,76 @@
+"""Legacy filter tables by the kernel's own interface: how large one is, and whether it holds a name.
+
+In: a family, in the current netns. Out: numbers, or yes and no. It needs no library, makes no table, reads
+none that is larger than MAX_TABLE_BYTES, and changes nothing.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from pathlib import Path
+
+from daemon.errors import DataplaneError
+
+MAX_TABLE_BYTES = 16 << 20
+"""50,000 rules. A privileged pod can fill its own tables; to read them must not stop all other pods."""
+
+_TABLE = b"filter"
+_NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
+# Address family, protocol level; the options' numbers are those of ip_tables.h and ip6_tables.h.
+_LEVELS = {4: (socket.AF_INET, 0), 6: (socket.AF_INET6, 41)}
+_GET_INFO, _GET_ENTRIES = 64, 65
+
+_NAME_BYTES = 32
+_INFO = struct.Struct("=32s I 5I 5I I I")
+"""struct ipt_getinfo: name, hooks, where they start, where they end, number of entries, size."""
+_ENTRIES_HEAD = 40
+"""struct ipt_get_entries: name, size, and padding up to the entries."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def in_use(family: int) -> bool:
+    """Whether there is a filter table in this netns; a kernel without legacy tables has none."""
+    try:
+        return "filter" in Path(_NAMES[family]).read_text().split()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DataplaneError(f"read {_NAMES[family]}: {error.strerror}") from error
+
+
+def require_readable(family: int) -> int:
+    """The size of the filter table in bytes. DataplaneError: there is none, or it is larger than is read."""
+    buffer = ctypes.create_string_buffer(_TABLE, _INFO.size)
+    _ask(family, _GET_INFO, buffer)
+    *_, entries, size = _INFO.unpack(buffer.raw)
+    if size > MAX_TABLE_BYTES:
+        raise DataplaneError(
+            f"somebody has put {entries} rules into the IPv{family} filter table: {size} bytes, and "
+            f"{MAX_TABLE_BYTES} are the most that is read"
+        )
+    return int(size)
+
+
+def holds_chain(family: int, name: str) -> bool:
+    """Whether the filter table holds a user's chain of that name, or something that looks like it."""
+    size = require_readable(family)
+    buffer = ctypes.create_string_buffer(_ENTRIES_HEAD + size)
+    struct.pack_into("=32sI", buffer, 0, _TABLE, size)
+    _ask(family, _GET_ENTRIES, buffer)
+    return name.encode() + b"\0" in buffer.raw
+
+
+def _ask(family: int, option: int, buffer: "ctypes.Array[ctypes.c_char]") -> None:
+    kind, level = _LEVELS[family]
+    length = ctypes.c_uint32(len(buffer))
+    try:
+        with socket.socket(kind, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
+            refused = _libc.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length))
+    except OSError as error:
+        raise DataplaneError(f"open a socket for the IPv{family} filter table: {error.strerror}") from error
+    if refused:
+        number = ctypes.get_errno() or errno.EIO
+        raise DataplaneError(f"read the IPv{family} filter table: {os.strerror(number)}")
