@@ -20,8 +20,13 @@ readonly PACKAGES=(
   python3-dev gcc libc6-dev  # python-iptables is compiled from source
   binutils                # PyInstaller reads libraries with objdump and strips them
   iptables                # libiptc and its extensions, which python-iptables loads
-  nftables conntrack      # the tests look into the kernel with others' eyes too
+  nftables ipset conntrack  # the tests look into the kernel with others' eyes too
   iproute2                # the tests' network namespaces, by hand
+)
+# For the vm tier alone.
+readonly VM_PACKAGES=(
+  qemu-system-x86         # boots them, in software
+  kmod                    # depmod here; modprobe in there
 )
 
 usage() {
@@ -32,9 +37,10 @@ usage: ./build.sh COMMAND [ARGUMENTS]
   plugin                dist/cni/bin/multi-networkpolicy, the CNI plugin
   tools                 cnitool and the reference CNI plugins that the tests run, into a cache folder
   api-server            kube-apiserver and etcd for the kube tier, into a cache folder
+  kernels               Debian's kernels 6.1 and 6.12 for the vm tier, into a cache folder
   demo [--svg FILE]     the main job on real input: namespaces, cnitool, the daemon, a live policy edit (root)
   lint                  ruff, mypy, shellcheck
-  test [TIER…] [ARG…]   the tests: unit, netns, cni, kube (root), all without a TIER; the rest goes to pytest
+  test [TIER…] [ARG…]   the tests: unit, contract, netns, cni, kube, vm (root), or all; ARGs go to pytest
   bench [--json FILE]   measure against the budgets (root)
 
 Each command first does what it needs of setup, plugin and tools. A machine with nothing but Debian 12's base
@@ -201,6 +207,61 @@ api_server() {
   build_tools kube "kube-apiserver and etcd (minutes, once)"
 }
 
+# The newest package of each kernel that apt knows, whichever suite has it.
+kernels() {
+  setup
+  command -v apt-get >/dev/null || fail "the vm tier needs Debian's kernels, and there is no apt-get here"
+  install_packages "${VM_PACKAGES[@]}"
+  # apt is asked again when its lists are new.
+  local stamp=build/kernels.stamp version
+  if is_stamped "$stamp" "$CACHE" && [[ $stamp -nt /var/lib/apt/lists && -e $CACHE/vm-busybox ]]; then
+    return
+  fi
+  for version in 6.1 6.12; do
+    unpack "vm-linux-$version" "linux-image-${version//./\\.}\\.[0-9.-]+(\\+[a-z0-9]+)?-amd64"
+  done
+  unpack vm-busybox busybox-static
+  echo "$CACHE" >"$stamp"
+}
+
+# unpack LINK PATTERN: the newest Debian package of such a name, not installed but below the cache; LINK is it
+unpack() {
+  local package folder
+  package=$(newest_package "$2")
+  if [[ -z $package ]]; then
+    say "apt knows no package $2: once more, with new package lists"
+    apt-get update -q >build/apt.log 2>&1 || true
+    package=$(newest_package "$2")
+  fi
+  [[ -n $package ]] || fail "apt knows no package $2: give it a source that has it, as the suite's backports"
+  folder="vm-$package"
+  lock
+  if [[ ! -d $CACHE/$folder ]]; then
+    say "unpacking Debian's ${package/_/ } below $CACHE"
+    rm -rf "$CACHE/$folder.part"
+    mkdir -p "$CACHE/$folder.part"
+    # apt-get writes into the folder that it stands in; the package is not kept.
+    (cd "$CACHE/$folder.part" && apt-get download -q "${package/_/=}") >build/kernels.log 2>&1 ||
+      show_and_fail build/kernels.log "downloading $package failed"
+    dpkg -x "$CACHE/$folder.part"/*.deb "$CACHE/$folder.part"
+    rm "$CACHE/$folder.part"/*.deb
+    local modules
+    for modules in "$CACHE/$folder.part"/lib/modules/*; do
+      if [[ -d $modules ]]; then depmod -b "$CACHE/$folder.part" "$(basename "$modules")"; fi
+    done
+    mv "$CACHE/$folder.part" "$CACHE/$folder"
+  fi
+  ln -sfn "$folder" "$CACHE/$1"
+  unlock
+}
+
+# newest_package PATTERN: NAME_VERSION of the package that apt would take, or nothing
+newest_package() {
+  local name
+  name=$(apt-cache pkgnames | grep -xE "$1" | sort -V | tail -n1) || return 0
+  apt-cache show --no-all-versions "$name" | sed -n "s/^Version: /${name}_/p"
+}
+
 everything() {
   plugin
   tools
@@ -252,13 +313,15 @@ run_tests() {
     everything
   fi
   if [[ " ${tiers[*]} " == *" tests/kube "* ]]; then api_server; fi
-  # Most tests wait for a time-out or a daemon: four at a time take a third of it. A file stays together.
-  "$VENV/bin/python" -m pytest --numprocesses 4 --dist loadfile "${tiers[@]}" "$@"
+  if [[ " ${tiers[*]} " == *" tests/vm "* ]]; then kernels; fi
+  # Most tests wait for a time-out or a daemon: four at a time take a third of it. A file stays together, or
+  # its part for one backend (tests/conftest.py).
+  "$VENV/bin/python" -m pytest --numprocesses 4 --dist loadgroup "${tiers[@]}" "$@"
 }
 
 tier_names() {
   local tier
-  for tier in unit netns cni kube vm; do
+  for tier in unit contract netns cni kube vm; do
     if compgen -G "tests/$tier/test_*.py" >/dev/null; then printf '%s ' "$tier"; fi
   done
 }
@@ -266,7 +329,7 @@ tier_names() {
 command=${1:-help}
 shift || true
 case "$command" in
-  setup | plugin | tools | api-server | lint)
+  setup | plugin | tools | api-server | kernels | lint)
     (($# == 0)) || fail "$command takes no arguments"
     "${command/-/_}"
     ;;

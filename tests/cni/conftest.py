@@ -26,11 +26,11 @@ def socket_path(socket_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator["Node"]:
+def node(backend: str) -> Iterator["Node"]:
     """A node with a running daemon, for all tests of a module: each takes fresh pods."""
     # The plugin's own tests need none of what this imports.
     from tests.cni.node import Node
     from tests.lab import Lab
 
     with Lab() as made:
-        yield Node(made)
+        yield Node(made, backend)

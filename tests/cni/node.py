@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from tests.cni.run_plugin import PLUGIN, Done, environment, run_plugin
 from tests.lab import Attachment, CnitoolRun, Lab, Pod, Target, is_blocked, objects
+from tests.lab.kernelview import VIEWS
 from tests.lab.namespaces import inside
 from tests.lab.polling import poll
 from tests.lab.prober import BLOCKED_TIMEOUT, OPEN_TIMEOUT
@@ -30,7 +31,6 @@ POLICY = objects.policy(
         "ingress": [{"ports": [{"protocol": "TCP", "port": ALLOWED}]}],
     },
 )
-TABLE = "table inet multi-networkpolicy"
 # What is ours goes within a second of the link's end; a busy machine gets more.
 TIDY_SECONDS = 3.0
 
@@ -41,11 +41,12 @@ R = TypeVar("R")
 class Node:
     """client: an interface that is not enrolled. The daemon knows the pods that `pod()` will make."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, backend: str) -> None:
         self.lab = lab
+        self.view = VIEWS[backend]
         self.multus_cache = lab.folder / "multus"
         self.multus_cache.mkdir()
-        self.daemon = lab.daemon(options=[f"--multus-cache-dir={self.multus_cache}"])
+        self.daemon = lab.daemon(backend=backend, options=[f"--multus-cache-dir={self.multus_cache}"])
         self.client = lab.attach(lab.pod("client"))
         self.numbers = itertools.count(1)
         supply = [
@@ -205,10 +206,14 @@ class Node:
                 texts[path.name] = path.read_text()
         return sorted(name for name, text in texts.items() if f'"{pod.netns}"' in text)
 
+    def ruleset(self, pod: Pod) -> str:
+        """What of ours is in the pod's kernel; "": nothing."""
+        return self.view.listing(pod.netns)
+
     def assert_nothing_left(self, pod: Pod) -> None:
         """No interface, no rules, no records, as soon as the daemon has tidied up."""
         assert "net1" not in links(pod)
-        poll(lambda: tables(pod), lambda found: not found, TIDY_SECONDS)
+        poll(lambda: self.ruleset(pod), lambda found: not found, TIDY_SECONDS)
         poll(lambda: self.records(pod), lambda found: not found, TIDY_SECONDS)
 
 
@@ -245,18 +250,6 @@ def addresses_of(result: Mapping[str, Any]) -> list[str]:
     """The addresses in a result of any version, without prefix lengths."""
     old = [result[family]["ip"] for family in ("ip4", "ip6") if family in result]
     return [text.split("/")[0] for text in old or [ip["address"] for ip in result["ips"]]]
-
-
-def tables(pod: Pod) -> str:
-    """What nft sees of tables in the pod."""
-    with inside(pod.netns):
-        return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-
-
-def ruleset(pod: Pod) -> str:
-    """What nft sees in the pod."""
-    with inside(pod.netns):
-        return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
 
 
 def links(pod: Pod) -> list[str]:

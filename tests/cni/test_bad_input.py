@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cni.bad_input import ROWS, BadInput
-from tests.cni.node import Node, plain, tables, variables
+from tests.cni.node import Node, plain, variables
 from tests.cni.run_plugin import SLACK, run_plugin
 from tests.lab import Attachment
 
@@ -27,7 +27,7 @@ def victim(node: Node) -> Attachment:
 def _nothing_left(victim: Attachment, node: Node) -> Iterator[None]:
     """Whatever was refused: no rules in the pod, no record of anything, and a daemon that goes on."""
     yield
-    assert tables(victim.pod) == ""
+    assert node.ruleset(victim.pod) == ""
     assert os.listdir(node.daemon.state / "attachments") == []
     assert node.waiting == 0
 

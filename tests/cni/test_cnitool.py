@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,25 +17,25 @@ import pytest
 
 from tests.cni.node import (
     DENIED,
-    TABLE,
     TIDY_SECONDS,
     Node,
     addresses_of,
     at_once,
     links,
     plain,
-    ruleset,
-    tables,
     variables,
 )
 from tests.cni.run_plugin import GC_EMPTY, PLUGIN, VERSIONS, run_plugin
 from tests.lab import CnitoolRun, Lab, Pod
+from tests.lab.kernelview import NFTABLES
 from tests.lab.lab import PLUGIN_FOLDER, tools_folder
 from tests.lab.namespaces import inside
 from tests.lab.polling import poll
 from tests.lab.prober import BLOCKED_TIMEOUT
 
 CHECKED = ("0.4.0", "1.0.0", "1.1.0")
+# The wait for iptables' lock has an end of 2 s; a busy machine gets more.
+LOCKED_SECONDS = 10.0
 TUNING: dict[str, Any] = {"type": "tuning", "sysctl": {"net.ipv4.conf.net1.arp_filter": "1"}}
 
 
@@ -86,7 +87,7 @@ def test_without_the_plugin_the_same_chain_is_open(node: Node) -> None:
     pod, chain = node.pod(), node.chain()
     del chain["plugins"][-1]
     node.assert_open(node.add(pod, chain))
-    assert tables(pod) == ""
+    assert node.ruleset(pod) == ""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -127,7 +128,7 @@ def test_two_interfaces_of_a_pod(node: Node) -> None:
     node.assert_governed(addresses)
     node.delete(pod, first)
     assert "net2" in links(pod)
-    assert TABLE in tables(pod)
+    assert node.ruleset(pod)
     assert node.lab.cnitool("del", second, pod, ifname="net2").code == 0
     node.assert_nothing_left(pod)
 
@@ -158,11 +159,11 @@ def test_a_second_add_behind_a_guard_opens_nothing_and_is_mended_by_del_and_add(
 def test_a_second_add_of_the_plugin_alone_changes_nothing(node: Node) -> None:
     attachment = node.attached()
     assert node.plugin("ADD", attachment).code == 0
-    before = ruleset(attachment.pod)
-    assert TABLE in before
+    before = node.ruleset(attachment.pod)
+    assert before
     done = node.plugin("ADD", attachment)
     assert (done.code, json.loads(done.out)) == (0, attachment.result())
-    assert ruleset(attachment.pod) == before
+    assert node.ruleset(attachment.pod) == before
     assert len(node.records(attachment.pod)) == 1
     node.assert_governed(plain(attachment))
 
@@ -241,32 +242,49 @@ def test_an_add_that_fails_behind_the_guard_leaves_nothing_after_its_del(node: N
     pod, chain = node.pod(), node.chain(guard=True)
     chain["plugins"][1]["master"] = "no-such-link"
     assert "Link not found" in node.refused("add", chain, pod).stderr
-    assert TABLE in tables(pod)
+    assert node.ruleset(pod)
     node.delete(pod, chain)
     node.assert_nothing_left(pod)
 
 
 @contextlib.contextmanager
-def table_of_another_owner(pod: Pod) -> Iterator[None]:
-    """While this lasts, the kernel refuses every batch of ours in the pod."""
+def table_of_another_owner(pod: Pod) -> Iterator[str]:
+    """While this lasts, the kernel refuses every batch of nftables' in the pod; gives the words for it."""
     with inside(pod.netns):
         nft = subprocess.Popen(["nft", "-i"], stdin=-1, stdout=subprocess.DEVNULL)
     assert nft.stdin is not None
-    nft.stdin.write(f"add {TABLE} {{ flags owner; }}\n".encode())
+    nft.stdin.write(b"add table inet multi-networkpolicy { flags owner; }\n")
     nft.stdin.flush()
     try:
-        poll(lambda: tables(pod), lambda found: TABLE in found)
-        yield
+        poll(lambda: NFTABLES.listing(pod.netns), bool)
+        yield "not permitted"
     finally:
         nft.stdin.close()
         nft.wait()
 
 
+@contextlib.contextmanager
+def lock_of_somebody_else(node: Node) -> Iterator[str]:
+    """While this lasts, an iptables that hangs holds the lock that all take; gives the words for it."""
+    path = node.daemon.xtables_lock
+    holder = subprocess.Popen(["flock", str(path), "sh", "-c", "echo held; exec cat"], stdin=-1, stdout=-1)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        yield f"{path} is held by another process"
+    finally:
+        holder.communicate()
+
+
 def test_what_the_kernel_refuses_fails_the_add(node: Node) -> None:
     """No success before the rules are in the kernel, and no trace of the attempt."""
     pod, chain = node.pod(), node.chain()
-    with table_of_another_owner(pod):
-        assert "not permitted" in node.refused("add", chain, pod).stderr
+    by_backend = {"nftables": table_of_another_owner(pod), "iptables": lock_of_somebody_else(node)}
+    with by_backend[node.view.name] as words:
+        begun = time.monotonic()
+        assert words in node.refused("add", chain, pod).stderr
+        assert time.monotonic() - begun < LOCKED_SECONDS
         assert node.records(pod) == []
         node.delete(pod, chain)
     node.assert_governed(node.add(pod, chain))
@@ -281,11 +299,10 @@ def test_check_fails_when_the_rules_are_gone(node: Node) -> None:
     pod, chain = node.pod(), node.chain()
     node.add(pod, chain)
     assert node.lab.cnitool("check", chain, pod).code == 0
-    with inside(pod.netns):
-        subprocess.run(["nft", "flush", "ruleset"], check=True)
+    node.view.run(pod.netns, node.view.emptied, node.daemon.xtables_lock)
     run = node.lab.cnitool("check", chain, pod)
     # A daemon that has repaired it by then is right to be content.
-    assert run.code == 1 or TABLE in tables(pod), run
+    assert run.code == 1 or "ingress-net1" in node.ruleset(pod), run
     node.delete(pod, chain)
 
 
@@ -294,7 +311,7 @@ def test_check_without_add_fails(node: Node) -> None:
     done = node.plugin("CHECK", attachment)
     assert "no ADD" in done.words()
     assert node.records(attachment.pod) == []
-    assert tables(attachment.pod) == ""
+    assert node.ruleset(attachment.pod) == ""
 
 
 def test_status_of_a_ready_daemon(node: Node) -> None:
@@ -302,10 +319,10 @@ def test_status_of_a_ready_daemon(node: Node) -> None:
     assert (run.code, run.stderr) == (0, "")
 
 
-def test_gc_of_cnitool_deletes_what_it_knows() -> None:
+def test_gc_of_cnitool_deletes_what_it_knows(backend: str) -> None:
     """cnitool calls no attachment valid: a DEL for each of the network's, then a GC for each plugin."""
     with Lab() as lab:
-        other = Node(lab)
+        other = Node(lab, backend)
         pod, chain = other.pod(), other.chain("1.1.0", guard=True, keys={"netAttachDef": "default/net1"})
         # cnitool remembers all attachments of this machine by their network's name.
         chain["name"] = lab.tag

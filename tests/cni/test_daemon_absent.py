@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cni.node import TABLE, Node, finish, plain, tables
+from tests.cni.node import Node, finish, plain
 from tests.cni.run_plugin import GC_EMPTY, SLACK, Done
 from tests.lab import Attachment, DaemonError, objects
 from tests.lab.polling import poll
@@ -61,7 +61,7 @@ def test_cnitools_add_waits_too_and_the_guard_first(node: Node) -> None:
     run = node.refused("add", chain, pod)
     assert time.monotonic() - begun < 1 + SLACK
     assert "not reachable" in run.stderr
-    assert tables(pod) == ""
+    assert node.ruleset(pod) == ""
     node.daemon.start()
     node.assert_governed(node.add(pod, chain))
 
@@ -119,7 +119,7 @@ def test_until_the_source_is_read_status_is_50_and_add_waits(node: Node) -> None
         assert "not ready" in node.refused("status", node.chain("1.1.0"), attachment.pod).stderr
         late = node.plugin("ADD", attachment, timeoutSeconds=1)
         assert late.error()["code"] == 11
-        assert tables(attachment.pod) == ""
+        assert node.ruleset(attachment.pod) == ""
         child = node.start_plugin(attachment)
     finally:
         aside.rename(node.daemon.manifests)
@@ -148,7 +148,7 @@ def test_stopped_while_an_add_waits_for_its_pod(node: Node) -> None:
     assert node.daemon.stop() == 0
     done = finish(child)
     assert done.error()["code"] == 11
-    assert tables(attachment.pod) == ""
+    assert node.ruleset(attachment.pod) == ""
 
 
 def test_killed_at_random_moments_of_an_add(node: Node) -> None:
@@ -187,10 +187,10 @@ def test_an_add_whose_plugin_was_killed_is_not_carried_out_later(number: int, no
     node.wait_synced()
     poll(lambda: node.waiting, lambda count: count == 0)
     assert node.records(attachment.pod) == []
-    assert tables(attachment.pod) == ""
+    assert node.ruleset(attachment.pod) == ""
     # Control: the same ADD of a plugin that lives is carried out.
     assert node.plugin("ADD", attachment).code == 0
-    assert TABLE in tables(attachment.pod)
+    assert node.ruleset(attachment.pod)
 
 
 def test_a_del_ends_the_add_that_still_waits(node: Node) -> None:
@@ -202,4 +202,4 @@ def test_a_del_ends_the_add_that_still_waits(node: Node) -> None:
     assert done.error()["code"] == 11
     assert "DEL" in done.words()
     assert node.records(attachment.pod) == []
-    assert tables(attachment.pod) == ""
+    assert node.ruleset(attachment.pod) == ""

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -40,12 +40,16 @@ DaemonType = TypeVar("DaemonType", bound=Daemon)
 _lab_numbers = itertools.count(1)
 
 
+def cache_folder() -> Path:
+    """Return the folder where `./build.sh` keeps what many clones share."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multi-networkpolicy"
+
+
 def tools_folder(module: str = "cni") -> Path:
     """Return the folder where `./build.sh` puts the tools of a Go module of tests/tools."""
     folder = REPOSITORY / "tests/tools" / module
     digest = hashlib.sha256((folder / "go.mod").read_bytes() + (folder / "go.sum").read_bytes()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "multi-networkpolicy" / digest
+    return cache_folder() / digest
 
 
 def container_id(netns: Path) -> str:
@@ -121,9 +125,14 @@ class Pod:
 
     def set_neighbour(self, ifname: str, address: str, mac: str) -> None:
         """Enter a permanent neighbour, so that the first packets wait for no ARP or discovery."""
+        self.set_neighbours(ifname, [address], mac)
+
+    def set_neighbours(self, ifname: str, addresses: Iterable[str], mac: str) -> None:
+        """The same for many addresses behind one MAC."""
         with inside(self.netns), IPRoute() as links:
             index = links.link_lookup(ifname=ifname)[0]
-            links.neigh("replace", dst=address, lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
+            for address in addresses:
+                links.neigh("replace", dst=address, lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
 
     def end(self) -> None:
         """Kill the prober and remove the namespace, as a runtime does with a sandbox; twice is fine."""

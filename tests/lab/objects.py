@@ -73,14 +73,16 @@ def conflist(
     plugin: Mapping[str, Any] | None = None,
     guard: Mapping[str, Any] | None = None,
     kind: str = "macvlan",
+    mode: str = "",
 ) -> Object:
     """Make a configuration that chains macvlan (static addresses with prefix lengths) and our plugin.
 
-    `plugin` are further keys of our entry; `guard`, if given even empty, puts the guard in front, with
-    those keys.
+    `kind` and `mode` choose another device: macvlan (bridge unless told) or ipvlan (l2); `plugin` are further
+    keys of our entry; `guard`, if given even empty, puts the guard in front, with those keys.
     """
     ipam: Object = {"type": "static", "addresses": [{"address": a} for a in addresses]} if addresses else {}
-    device = {"type": kind, "master": parent, "mode": "bridge" if kind == "macvlan" else "l2", "ipam": ipam}
+    chosen = mode or ("bridge" if kind == "macvlan" else "l2")
+    device = {"type": kind, "master": parent, "mode": chosen, "ipam": ipam}
     front = [] if guard is None else [{"type": PLUGIN, "guard": True, **guard}]
     return {
         "cniVersion": version,

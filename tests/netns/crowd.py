@@ -24,46 +24,36 @@ from tests.lab.prober import BLOCKED_TIMEOUT, OPEN_TIMEOUT
 from tests.netns.enroll import add, must
 from tests.semantics import FAMILIES, Case, Plan, Pod, Probe
 
-_FIRST_SOURCE_PORT = 20_000
+FIRST_SOURCE_PORT = 20_000
 _PREFIX_LENGTHS = (24, 64)
 _SYNC_MS = 30_000
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 
 class Placed:
-    """One case on the node: its pods as network namespaces, its networks as LANs."""
+    """One case on the node: the pods that play it, in namespaces of the cluster that no other case has."""
 
-    def __init__(self, lab: Lab, case: Case, number: int) -> None:
-        """Attach all its pods; `number` tells it from the other cases of this lab."""
+    def __init__(
+        self,
+        case: Case,
+        prefix: str,
+        pods: Mapping[str, LabPod],
+        attachments: Mapping[tuple[str, int], Attachment] | None = None,
+        source_ports: Iterator[int] | None = None,
+        timeouts: tuple[float, float] = (OPEN_TIMEOUT, BLOCKED_TIMEOUT),
+    ) -> None:
+        """`attachments`: by a pod's key and an interface's index, for those that `enroll` shall know.
+
+        source_ports: shared by cases that share their pods, one after the other. timeouts: of probes that
+        should be answered, and of those that should not.
+        """
         self.case = case
-        self.prefix = f"c{number}-"
-        self.pods = {pod.key: lab.pod(pod.name, self.prefix + pod.namespace) for pod in case.pods}
-        self.attachments: dict[tuple[str, int], Attachment] = {}
+        self.prefix = prefix
+        self.pods = pods
+        self.attachments = attachments or {}
         # UDP and pings of another round must not pass as replies of this one's tracked ones.
-        self._source_ports = itertools.count(_FIRST_SOURCE_PORT)
-        for lan in sorted({case.lan(network) for network in case.networks}):
-            lab.network(f"{number}x{lan}")
-        for pod in case.pods:
-            self._attach(lab, pod, number)
-            _ = self.pods[pod.key].prober  # it starts while the next pods are made
-
-    def _attach(self, lab: Lab, pod: Pod, number: int) -> None:
-        for index, interface in enumerate(pod.interfaces):
-            texts = zip(self.case.addresses(interface), _PREFIX_LENGTHS, strict=True)
-            addresses = [f"{address}/{length}" for address, length in texts]
-            lan = f"{number}x{self.case.lan(interface.network)}"
-            made = lab.attach(self.pods[pod.key], lan, f"net{index + 1}", addresses)
-            self.attachments[pod.key, index] = made
-        if len({self.case.lan(one.network) for one in pod.interfaces}) < len(pod.interfaces):
-            _answer_by_address(self.pods[pod.key])
-
-    def serve(self) -> None:
-        """Let each pod echo on the ports that the probes ask it for."""
-        tries = self.case.tries(FAMILIES[0])
-        for key, pod in self.pods.items():
-            mine = [probe for probe in tries if probe.destination.key == key]
-            ports = {p: {one.port for one in mine if one.protocol == p} for p in ("TCP", "UDP")}
-            pod.prober.serve(tcp=ports["TCP"], udp=ports["UDP"])
+        self._source_ports = source_ports or itertools.count(FIRST_SOURCE_PORT)
+        self._open_timeout, self._blocked_timeout = timeouts
 
     def objects(self, family: int, *, with_policies: bool = True) -> list[Object]:
         """The case's objects, in namespaces of its own."""
@@ -95,29 +85,18 @@ class Placed:
             probe.protocol.lower(),
             probe.address,
             probe.port,
-            OPEN_TIMEOUT if probe.want else BLOCKED_TIMEOUT,
+            self._open_timeout if probe.want else self._blocked_timeout,
             probe.source_address,
             next(self._source_ports),
         )
 
 
 class Crowd:
-    """A batch of placed cases with one daemon; use it in a `with` block, for its pods end with it."""
+    """A batch of placed cases with one daemon."""
 
-    def __init__(self, lab: Lab, daemon: Daemon, cases: Sequence[Case], numbers: Iterator[int]) -> None:
-        self._lab = lab
+    def __init__(self, daemon: Daemon, placed: Sequence[Placed]) -> None:
         self._daemon = daemon
-        self.placed = [Placed(lab, case, next(numbers)) for case in cases]
-        for placed in self.placed:
-            placed.serve()
-
-    def close(self) -> None:
-        """Take its manifests and its pods away."""
-        for placed in self.placed:
-            self._daemon.remove(placed.prefix)
-            for pod in placed.pods.values():
-                pod.end()
-                self._lab.pods.remove(pod)
+        self.placed = placed
 
     def apply(self, family: int, *, with_policies: bool = True) -> None:
         """Put the objects of all cases in force."""
@@ -131,7 +110,8 @@ class Crowd:
         for placed in self.placed:
             placed.enroll(self._daemon, choose(placed))
 
-    def probe(self, tries: Mapping[Placed, Sequence[Probe]]) -> dict[str, list[str]]:
+    @staticmethod
+    def probe(tries: Mapping[Placed, Sequence[Probe]]) -> dict[str, list[str]]:
         """Do all probes at the same time; returns for each case those that went otherwise than wanted."""
         by_prober: dict[Prober, list[tuple[Placed, Probe]]] = {}
         for placed, probes in tries.items():
@@ -151,12 +131,51 @@ class Crowd:
 
 @contextlib.contextmanager
 def crowd(lab: Lab, daemon: Daemon, cases: Sequence[Case], numbers: Iterator[int]) -> Iterator[Crowd]:
-    """Place the cases, and take all away again."""
-    made = Crowd(lab, daemon, cases, numbers)
+    """Place the cases, each on pods of its own, and take all away again."""
+    made: list[Placed] = []
     try:
-        yield made
+        for case in cases:
+            made.append(place(lab, case, next(numbers)))
+        for placed in made:
+            serve(placed.pods, placed.case.tries(FAMILIES[0]))
+        yield Crowd(daemon, made)
     finally:
-        made.close()
+        for placed in made:
+            daemon.remove(placed.prefix)
+            for pod in placed.pods.values():
+                pod.end()
+                lab.pods.remove(pod)
+
+
+def serve(pods: Mapping[str, LabPod], tries: Iterable[Probe]) -> None:
+    """Let each pod echo on the ports that the probes ask it for."""
+    wanted: dict[str, dict[str, set[int]]] = {
+        key: {"TCP": set(), "UDP": set(), "SCTP": set()} for key in pods
+    }
+    for probe in tries:
+        wanted[probe.destination.key].setdefault(probe.protocol, set()).add(probe.port)
+    for key, ports in wanted.items():
+        pods[key].prober.serve(tcp=ports["TCP"], udp=ports["UDP"], sctp=ports["SCTP"])
+
+
+def place(lab: Lab, case: Case, number: int) -> Placed:
+    """Make a case's pods and attach them to LANs of their own; `number` tells it from others of this lab."""
+    prefix = f"c{number}-"
+    pods = {pod.key: lab.pod(pod.name, prefix + pod.namespace) for pod in case.pods}
+    for lan in sorted({case.lan(network) for network in case.networks}):
+        lab.network(f"{number}x{lan}")
+    attachments: dict[tuple[str, int], Attachment] = {}
+    for pod in case.pods:
+        for index, interface in enumerate(pod.interfaces):
+            texts = zip(case.addresses(interface), _PREFIX_LENGTHS, strict=True)
+            addresses = [f"{address}/{length}" for address, length in texts]
+            lan_name = f"{number}x{case.lan(interface.network)}"
+            made = lab.attach(pods[pod.key], lan_name, f"net{index + 1}", addresses)
+            attachments[pod.key, index] = made
+        if len({case.lan(one.network) for one in pod.interfaces}) < len(pod.interfaces):
+            _answer_by_address(pods[pod.key])
+        _ = pods[pod.key].prober  # it starts while the next pods are made
+    return Placed(case, prefix, pods, attachments)
 
 
 def _answer_by_address(pod: LabPod) -> None:
@@ -202,8 +221,8 @@ def _relabelled(value: Any, prefix: str) -> Any:
     return [_relabelled(inner, prefix) for inner in value] if isinstance(value, list) else value
 
 
-def with_common(lab: Lab, common: Mapping[str, Any]) -> Daemon:
+def with_common(lab: Lab, common: Mapping[str, Any], backend: str) -> Daemon:
     """A daemon with these `commonRules`."""
     path = lab.folder / f"config-{len(lab.daemons)}.yaml"
     path.write_text(json.dumps({"commonRules": dict(common)} if common else {}))
-    return lab.daemon(options=[f"--config={path}"])
+    return lab.daemon(backend=backend, options=[f"--config={path}"])

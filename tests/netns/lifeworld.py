@@ -3,13 +3,13 @@
 In: a lab. Out: a World, and waits with a deadline.
 """
 
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.lab import Attachment, Daemon, Lab, Pod, Target, is_blocked, objects
+from tests.lab.kernelview import NFTABLES, VIEWS
 from tests.netns.enroll import add, must
 
 PORT = 5555
@@ -28,6 +28,7 @@ class Trio:
     """The interfaces of a server and of its clients by name; the server echoes on PORT."""
 
     attachments: dict[str, Attachment]
+    view = NFTABLES
 
     @property
     def server(self) -> Attachment:
@@ -44,16 +45,17 @@ class Trio:
         assert all(is_blocked(verdict) for verdict in self.verdicts(*names))
 
     def ruleset(self, pod: Pod) -> str:
-        line = ["ip", "netns", "exec", pod.netns.name, "nft", "list", "ruleset"]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+        """What of ours is in the pod's kernel."""
+        return self.view.listing(pod.netns)
 
 
 class World(Trio):
     """A server and two clients on net1, with a daemon that knows them."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, backend: str) -> None:
         self.lab = lab
-        self.daemon = lab.daemon()
+        self.view = VIEWS[backend]
+        self.daemon = lab.daemon(backend=backend)
         self.attachments = {name: lab.attach(lab.pod(name)) for name in ("server", "a", "b")}
         self.daemon.apply("pods", [self.object(name) for name in self.attachments])
         self.daemon.apply("network", objects.network("net1"))
@@ -66,6 +68,10 @@ class World(Trio):
     def enroll_all(self) -> None:
         for attachment in self.attachments.values():
             must(add(self.daemon, attachment))
+
+    def tamper(self, script: str) -> None:
+        """Run commands of somebody else in the server's namespace."""
+        self.view.run(self.server.pod.netns, script, self.daemon.xtables_lock)
 
     def states(self) -> dict[str, str]:
         return {item["pod"].split("/")[1]: item["state"] for item in self.daemon.ctl("attachments")}

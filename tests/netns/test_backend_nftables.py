@@ -13,8 +13,8 @@ from daemon import netns
 from daemon.backends import nftmessages
 from daemon.backends.nfsocket import NetfilterSocket, Reaper
 from daemon.backends.nftables import NftablesBackend
-from daemon.backends.shape import REHEARSAL
 from daemon.backends.nftrender import render
+from daemon.backends.shape import REHEARSAL
 from daemon.errors import DataplaneError, TransactionError
 from daemon.model import Span
 from daemon.planner import (

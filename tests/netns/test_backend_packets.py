@@ -1,4 +1,4 @@
-"""What real packets meet in what the nftables backend programs: each part of a chain, both families.
+"""What real packets meet in what each backend programs: each part of a chain, both families.
 
 Every case starts with a positive control: the same probes, all open, while the server is enrolled and
 ungoverned.
@@ -6,16 +6,13 @@ ungoverned.
 
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from pyroute2 import IPRoute
 
 from daemon import netns
-from daemon.backends.nfsocket import Reaper
-from daemon.backends.nftables import NftablesBackend
+from daemon.backends.base import Backend
 from daemon.model import Span
-from daemon.planner import EMPTY, GateRequest, Program, denied_gate, make_plan, make_program
+from daemon.planner import EMPTY, Program, denied_gate, make_plan, make_program
 from daemon.policy.ruleset import (
     OPEN,
     BlockSet,
@@ -28,6 +25,7 @@ from daemon.policy.ruleset import (
 )
 from tests.lab import Attachment, Lab, Target, frames
 from tests.lab.polling import poll
+from tests.netns.governed import Governed
 from tests.unit.backends.walk import NETWORKS, pods
 
 TCP, UDP = 6, 17
@@ -35,38 +33,6 @@ FRIENDS = pods("friend")
 WEB = EndpointSet(NETWORKS, None, ((TCP, "web"), (UDP, "dns")))
 PORTS = (53, 80, 443, 5005)
 FAMILIES = ["ipv4", "ipv6"]
-
-
-class Governed:
-    """Attachments of one pod and what is programmed for them: each ruleset becomes a plan."""
-
-    backend = NftablesBackend(Reaper())
-
-    def __init__(self, *attachments: Attachment) -> None:
-        self.path = str(attachments[0].pod.netns)
-        self.attachments = attachments
-        self.actual: Program | None = None
-
-    def program(self, *rulesets: Ruleset | None, held: Members | None = None) -> None:
-        members = held or Members()
-        requests = [
-            GateRequest(a.ifname, a.ifindex, f"c0ffee {a.ifname}", ruleset)
-            for a, ruleset in zip(self.attachments, rulesets, strict=True)
-        ]
-        self.apply(make_program(requests, lambda _: members, True))
-
-    def apply(self, desired: Program) -> None:
-        with netns.entered(self.path, None):
-            self.backend.apply(make_plan(desired, self.actual))
-        self.actual = desired
-
-    def dropped(self, chain: str = "ingress-net1") -> int:
-        with netns.entered(self.path, None):
-            return self.backend.counters()[chain][0]
-
-    def drops(self, at_least: int) -> int:
-        """How many packets were dropped coming in, once there are so many."""
-        return poll(self.dropped, lambda number: number >= at_least)
 
 
 @dataclass
@@ -112,10 +78,10 @@ def span_of(attachment: Attachment, family: str, more: int = 0) -> tuple[Span, .
 
 
 @pytest.fixture
-def world(lab: Lab) -> World:
+def world(lab: Lab, packet_filter: Backend) -> World:
     friend, stranger, server = (lab.attach(lab.pod(name)) for name in ("friend", "stranger", "server"))
     server.pod.prober.serve(*PORTS)
-    governed = Governed(server)
+    governed = Governed(packet_filter, server)
     governed.program(OPEN)
     made = World(server, friend, stranger, governed)
     for who in (friend, stranger):
@@ -191,7 +157,7 @@ def test_all_addresses(world: World) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_endpoints_are_the_receivers(world: World, family: str) -> None:
     """D4: address, protocol and port at once, on the way out of the friend."""
-    friend = Governed(world.friend)
+    friend = Governed(world.governed.backend, world.friend)
     member = {(socket.inet_pton(socket.AF_INET, world.server.ipv4), TCP, 80)}
     member6 = {(socket.inet_pton(socket.AF_INET6, world.server.ipv6), UDP, 53)}
     ruleset = Ruleset(None, (Match(WEB, None, ("default/p egress[0]",)),))
@@ -203,12 +169,12 @@ def test_endpoints_are_the_receivers(world: World, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_first_packets_need_discovery(lab: Lab, family: str) -> None:
+def test_first_packets_need_discovery(lab: Lab, packet_filter: Backend, family: str) -> None:
     """E3: both are governed before they ever met, so their first packets ask for each other's address."""
     server, friend = (lab.attach(lab.pod(name)) for name in ("server", "friend"))
     server.pod.prober.serve(80)
-    Governed(server).program(allow(FRIENDS, ((TCP, (80, 80)),)), held=addresses(friend))
-    Governed(friend).program(
+    Governed(packet_filter, server).program(allow(FRIENDS, ((TCP, (80, 80)),)), held=addresses(friend))
+    Governed(packet_filter, friend).program(
         Ruleset((), (Match(FRIENDS, ((TCP, (80, 80)),), ("p",)),)), held=addresses(server)
     )
     target = Target("tcp", getattr(server, family), 80)
@@ -302,15 +268,15 @@ def test_no_program_change_lets_a_denied_packet_through(world: World) -> None:
 
 
 @pytest.fixture
-def guarded(lab: Lab) -> tuple[Attachment, Attachment, Governed]:
+def guarded(lab: Lab, packet_filter: Backend) -> tuple[Attachment, Attachment, Governed]:
     """A client, and a server whose device came after its guard."""
     client, pod = lab.attach(lab.pod("client")), lab.pod("server")
     with netns.entered(str(pod.netns), None):
         guard = make_program([denied_gate("net1", None, "c0ffee net1")], lambda _: Members(), True)
-        Governed.backend.apply(make_plan(guard, None))
+        packet_filter.apply(make_plan(guard, None))
     server = lab.attach(pod)
     server.pod.prober.serve(80)
-    governed = Governed(server)
+    governed = Governed(packet_filter, server)
     governed.actual = guard
     return client, server, governed
 
@@ -330,57 +296,8 @@ def test_guard_holds_from_before_the_device_exists(
     assert server.pod.prober.mismatches({back: True}) == []
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_forwarded_packets_need_both_interfaces(family: str) -> None:
-    """E4."""
-    with Lab(("net1", "net2")) as lab:
-        client, server, router = (
-            lab.attach(lab.pod("client")),
-            lab.attach(lab.pod("server"), "net2"),
-            lab.pod("router"),
-        )
-        sides = lab.attach(router), lab.attach(router, "net2", "net2")
-        _route_through(client, server, sides)
-        server.pod.prober.serve(80)
-        target = Target("tcp", getattr(server, family), 80)
-        governed = Governed(*sides)
-        governed.program(OPEN, OPEN)
-        assert client.pod.prober.mismatches({target: True}) == []
-        anyone, nobody = (Match(None, None, ("p",)),), ()
-        for in_, out, open_ in (
-            (anyone, anyone, True),
-            (anyone, nobody, False),
-            (nobody, anyone, False),
-            (anyone, None, True),
-            (None, anyone, True),
-            (None, nobody, False),
-        ):
-            governed.program(Ruleset(in_, None), Ruleset(None, out))
-            assert client.pod.prober.mismatches({target: open_}) == [], (in_, out)
-
-
-def _route_through(client: Attachment, server: Attachment, sides: tuple[Attachment, Attachment]) -> None:
-    with netns.entered(str(sides[0].pod.netns), None):
-        for switch in ("ipv4/conf/all/forwarding", "ipv6/conf/all/forwarding"):
-            Path("/proc/sys/net", switch).write_text("1")
-    for end, side in ((client, sides[0]), (server, sides[1])):
-        with netns.entered(str(end.pod.netns), None), IPRoute() as routes:
-            for family, gateway in ((socket.AF_INET, side.ipv4), (socket.AF_INET6, side.ipv6)):
-                routes.route("add", family=family, dst="default", gateway=gateway, oif=end.ifindex)
-
-
 def test_leaving_a_program_opens(world: World) -> None:
     world.governed.program(Ruleset((), ()))
     assert world.reach(world.friend, "ipv4", "") == []
     world.governed.apply(EMPTY)
     assert world.reach(world.friend, "ipv4", ALL) == []
-
-
-def test_rename_opens_nothing(world: World) -> None:
-    """Dispatch is by index: a workload that renames its interface stays governed."""
-    world.governed.program(Ruleset((), None))
-    with netns.entered(world.governed.path, None), IPRoute() as links:
-        links.link("set", index=world.server.ifindex, state="down")
-        links.link("set", index=world.server.ifindex, ifname="other0")
-        links.link("set", index=world.server.ifindex, state="up")
-    assert world.reach(world.friend, "ipv4", "") == []

@@ -39,10 +39,10 @@ _ports = itertools.count(20_000)  # never twice, for connection tracking remembe
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[World]:
+def node(backend: str) -> Iterator[World]:
     """One for all tests here: each leaves it without policies."""
     with Lab() as lab:
-        made = World(lab)
+        made = World(lab, backend)
         made.enroll_all()
         yield made
 

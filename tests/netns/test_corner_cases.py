@@ -17,8 +17,8 @@ from tests.netns.lifeworld import DENY_ALL, World, eventually, records
 
 
 @pytest.fixture
-def world(lab: Lab) -> World:
-    return World(lab)
+def world(lab: Lab, backend: str) -> World:
+    return World(lab, backend)
 
 
 @contextmanager
@@ -77,8 +77,10 @@ def test_a_netns_path_that_is_hidden_at_start_does_not_lose_the_attachment(world
     assert "server" in world.states()
 
 
-def test_a_full_disk_does_not_end_the_daemon_when_unready_attachments_converge(lab: Lab) -> None:
-    daemon = lab.daemon()
+def test_a_full_disk_does_not_end_the_daemon_when_unready_attachments_converge(
+    lab: Lab, backend: str
+) -> None:
+    daemon = lab.daemon(backend=backend)
     attachment = lab.attach(lab.pod("server"))
     daemon.stop()
     daemon.manifests.rename(daemon.folder / "aside")
@@ -95,9 +97,11 @@ def test_a_full_disk_does_not_end_the_daemon_when_unready_attachments_converge(l
 # --- not ready -------------------------------------------------------------------------------------------
 
 
-def test_an_unready_attachment_converges_when_its_pod_was_known_before_the_rest(lab: Lab) -> None:
+def test_an_unready_attachment_converges_when_its_pod_was_known_before_the_rest(
+    lab: Lab, backend: str
+) -> None:
     """The source hands over what it has while a file keeps changing: complete only later."""
-    daemon = lab.daemon()
+    daemon = lab.daemon(backend=backend)
     attachment = lab.attach(lab.pod("server"))
     daemon.stop()
     daemon.apply("pods", [objects.pod("server")])

@@ -25,8 +25,8 @@ FAMILIES = ("ipv4", "ipv6")
 class Routed:
     """client (net1) – router (net1, net2) – server (net2), all enrolled."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.daemon = lab.daemon()
+    def __init__(self, lab: Lab, backend: str) -> None:
+        self.daemon = lab.daemon(backend=backend)
         # Never twice: a probe must not pass as part of an earlier one's connection.
         self._source_ports = itertools.count(20_000)
         router = lab.pod("router")
@@ -76,9 +76,9 @@ class Routed:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Routed]:
+def node(backend: str) -> Iterator[Routed]:
     with Lab(("net1", "net2")) as lab:
-        yield Routed(lab)
+        yield Routed(lab, backend)
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ ENOUGH = 300  # packets of each flood
 class Window:
     """A pod whose interface does not exist yet, and a host outside that floods it all the time."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, backend: str) -> None:
         self.lab = lab
-        self.daemon: Daemon = lab.daemon()
+        self.daemon: Daemon = lab.daemon(backend=backend)
         self.pod: Pod = lab.pod("server")
         self.outside: Attachment = lab.outside("net1", ("10.1.9.9/16", "fd00:1::9:9/64"))
         self.daemon.apply("network", objects.network("net1"))
@@ -89,8 +89,8 @@ DENY = objects.policy("deny", {"podSelector": {}, "policyTypes": ["Ingress", "Eg
 
 
 @pytest.fixture
-def window(lab: Lab) -> Iterator[Window]:
-    made = Window(lab)
+def window(lab: Lab, backend: str) -> Iterator[Window]:
+    made = Window(lab, backend)
     try:
         yield made
     finally:

@@ -4,7 +4,6 @@ proves: A5, A9, E7
 """
 
 import itertools
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from tests.lab import Lab, Target, objects
+from tests.lab.kernelview import VIEWS
 from tests.lab.namespaces import inside
 from tests.netns.enroll import add, delete, must
 
@@ -26,8 +26,9 @@ VETH = ("10.77.0.1", "10.77.0.2", "fd77::1", "fd77::2")
 class Many:
     """A server on net1, net2 and a veth that somebody made by hand; a client on all three."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.daemon = lab.daemon()
+    def __init__(self, lab: Lab, backend: str) -> None:
+        self._view = VIEWS[backend]
+        self.daemon = lab.daemon(backend=backend)
         self.server, self.client = lab.pod("server"), lab.pod("client")
         self.ends = {
             name: (lab.attach(self.server, name, name), lab.attach(self.client, name, name))
@@ -83,15 +84,14 @@ class Many:
         ]
 
     def ruleset(self) -> str:
-        """What nft lists in the server."""
-        line = ["ip", "netns", "exec", self.server.netns.name, "nft", "list", "ruleset"]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+        """What of ours is in the server's kernel."""
+        return self._view.listing(self.server.netns)
 
 
 @pytest.fixture
-def many() -> Iterator[Many]:
+def many(backend: str) -> Iterator[Many]:
     with Lab(("net1", "net2")) as lab:
-        made = Many(lab)
+        made = Many(lab, backend)
         assert made.wrong(net1=True, net2=True, veth0=True) == []
         yield made
 

@@ -29,9 +29,9 @@ BATCHES = [SEEDS[start : start + BATCH] for start in range(0, WORLDS, BATCH)]
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[tuple[Lab, Daemon, Iterator[int]]]:
+def node(backend: str) -> Iterator[tuple[Lab, Daemon, Iterator[int]]]:
     with Lab(()) as lab:
-        yield lab, lab.daemon(), itertools.count()
+        yield lab, lab.daemon(backend=backend), itertools.count()
 
 
 @pytest.mark.parametrize("seeds", BATCHES, ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")

@@ -16,8 +16,8 @@ from tests.netns.lifeworld import DENY_ALL, ONLY_A, PORT, World
 
 
 @pytest.fixture
-def world(lab: Lab) -> World:
-    return World(lab)
+def world(lab: Lab, backend: str) -> World:
+    return World(lab, backend)
 
 
 # --- the daemon's end and start --------------------------------------------------------------------------
@@ -53,8 +53,7 @@ def test_tampering_while_the_daemon_was_dead_is_repaired_at_start(world: World) 
     world.daemon.wait_synced()
     world.enroll_all()
     world.daemon.kill()
-    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", "flush ruleset"]
-    subprocess.run(line, check=True)
+    world.tamper(world.view.emptied)
     world.assert_open("b")
     world.daemon.start()
     world.assert_blocked("b")
@@ -66,10 +65,9 @@ def test_an_untouched_netns_is_taken_over_without_a_write(world: World) -> None:
     world.daemon.wait_synced()
     world.enroll_all()
     world.daemon.stop()
-    line = ["ip", "netns", "exec", world.server.pod.netns.name, "nft", "--debug=netlink", "list", "ruleset"]
-    before = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    before = world.view.numbered(world.server.pod.netns)
     world.daemon.start()
-    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == before
+    assert world.view.numbered(world.server.pod.netns) == before
     assert "rewritten=False" in world.daemon.log or "rewritten=false" in world.daemon.log
 
 
@@ -88,9 +86,9 @@ def test_sigterm_ends_it_within_five_seconds_even_with_adds_waiting(world: World
     assert time.monotonic() - started < 5
 
 
-def test_an_add_before_the_source_is_read_denies_or_fails(lab: Lab) -> None:
+def test_an_add_before_the_source_is_read_denies_or_fails(lab: Lab, backend: str) -> None:
     """onUnready: with a source that can't be read yet."""
-    daemon = lab.daemon()
+    daemon = lab.daemon(backend=backend)
     attachment = lab.attach(lab.pod("server"))
     daemon.stop()
     daemon.manifests.rename(daemon.folder / "aside")

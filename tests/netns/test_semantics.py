@@ -28,8 +28,9 @@ Wrong = dict[str, list[str]]  # by case
 class Tables:
     """Runs the batch of the case that is asked for, once."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, backend: str) -> None:
         self._lab = lab
+        self._backend = backend
         self._numbers = itertools.count()
         self._daemons: dict[str, Daemon] = {}
         self._wrong: dict[tuple[str, str], list[str] | None] = {}
@@ -44,7 +45,7 @@ class Tables:
         common = cases[0].common
         key = json.dumps(common)
         if key not in self._daemons:
-            self._daemons[key] = with_common(self._lab, common)
+            self._daemons[key] = with_common(self._lab, common, self._backend)
         with crowd(self._lab, self._daemons[key], cases, self._numbers) as made:
             for round_, wrong in _rounds(made):
                 for case in cases:
@@ -75,9 +76,9 @@ def _all_open(placed: Placed) -> list[Probe]:
 
 
 @pytest.fixture(scope="module")
-def tables() -> Iterator[Tables]:
+def tables(backend: str) -> Iterator[Tables]:
     with Lab(()) as lab:
-        yield Tables(lab)
+        yield Tables(lab, backend)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -3,7 +3,6 @@
 proves: E5
 """
 
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +14,9 @@ from tests.netns.siege import FLOOD_PORT, Siege
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Siege[World]]:
+def node(backend: str) -> Iterator[Siege[World]]:
     with Lab() as lab:
-        world = World(lab)
+        world = World(lab, backend)
         world.enroll_all()
         made = Siege(world)
         try:
@@ -159,11 +158,17 @@ def test_peers_come_and_go(siege: Siege[World]) -> None:
             others(100, 101)
 
 
-def test_a_peer_relabelled(siege: Siege[World]) -> None:
+# Of iptables alone, whose sets change one after the other: an address that goes from one to another is in
+# neither for some microseconds, on the strict side. 40,000 such edits at this test's 1000 packets a second
+# lost 16 packets, at most 8 of them in a row: an edit that was interrupted in between, for a time slice.
+LOST_BETWEEN_SETS = {"nftables": 0, "iptables": 10}
+
+
+def test_a_peer_relabelled(siege: Siege[World], backend: str) -> None:
     """The pod whose flood is allowed goes from one selector's peers to another's, and back."""
     server, foe = (siege.world.object(name) for name in ("server", "b"))
     enforce(siege, {"ingress": [{"from": [role("a")]}, {"from": [role("c")], "ports": [udp(FLOOD_PORT)]}]})
-    with siege.watched():
+    with siege.watched(LOST_BETWEEN_SETS[backend]):
         for step in range(40):
             relabelled = objects.pod("a", labels={"role": "a" if step % 2 else "c"})
             siege.world.daemon.apply("pods", [server, relabelled, foe])
@@ -196,22 +201,13 @@ def test_killed_in_the_middle_of_edits(siege: Siege[World]) -> None:
             siege.world.daemon.start()
 
 
-@pytest.mark.parametrize(
-    "tampering",
-    [
-        "add chain inet multi-networkpolicy intruder",
-        "add rule inet multi-networkpolicy ingress-net1 counter accept",
-        "add chain inet multi-networkpolicy more { type filter hook input priority 10; policy accept; }",
-    ],
-)
-def test_all_rewritten(siege: Siege[World], tampering: str) -> None:
+def test_all_rewritten(siege: Siege[World]) -> None:
     enforce(siege, shapes(siege)[0])
-    with siege.watched():
-        siege.world.daemon.stop()
-        netns = siege.server.pod.netns.name
-        subprocess.run(["ip", "netns", "exec", netns, "nft", tampering], check=True)
-        siege.world.daemon.start()
-    ruleset = siege.world.ruleset(siege.server.pod)
-    assert "intruder" not in ruleset
-    assert "chain more" not in ruleset
-    assert "counter packets 0 bytes 0 accept" not in ruleset
+    view, server = siege.world.view, siege.server.pod
+    for script, left in view.strange:
+        with siege.watched():
+            siege.world.daemon.stop()
+            siege.world.tamper(script)
+            assert left in siege.world.ruleset(server), "the control: it was there"
+            siege.world.daemon.start()
+        assert left not in siege.world.ruleset(server)

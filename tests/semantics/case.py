@@ -7,6 +7,7 @@ Knows nothing of the project's own code, so that every tier can use it.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -24,6 +25,11 @@ _PROBE = re.compile(
 )
 
 
+@cache
+def _address(family: int, host: int, lan: int) -> str:
+    return str(ip_address(_PREFIXES[family].format(lan=lan) + format(host, "d" if family == 4 else "x")))
+
+
 @dataclass(frozen=True)
 class Plan:
     """How one family's addresses are written; a policy says `plan.host(11)` and is right in both families.
@@ -35,11 +41,7 @@ class Plan:
 
     def address(self, host: int, lan: int = 0) -> str:
         """The address of a host on a LAN."""
-        return str(
-            ip_address(
-                _PREFIXES[self.family].format(lan=lan) + format(host, "d" if self.family == 4 else "x")
-            )
-        )
+        return _address(self.family, host, lan)
 
     def host(self, host: int, lan: int = 0) -> str:
         """One host as a block."""

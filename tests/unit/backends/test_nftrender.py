@@ -89,7 +89,8 @@ def test_golden(name: str, text: str) -> None:
 
 
 def test_no_golden_file_is_left_over() -> None:
-    assert {path.name for path in GOLDEN.iterdir()} == {name for name, _ in golden()}
+    # The others are those of test_iptrender.
+    assert {path.name for path in GOLDEN.iterdir() if path.suffix != ".ipt"} == {name for name, _ in golden()}
 
 
 def subjects(plan: Plan, found: Found | None = None) -> list[str]:
