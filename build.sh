@@ -316,7 +316,7 @@ run_tests() {
   if [[ " ${tiers[*]} " == *" tests/vm "* ]]; then kernels; fi
   # Most tests wait for a time-out or a daemon: four at a time take a third of it. A file stays together, or
   # its part for one backend (tests/conftest.py).
-  "$VENV/bin/python" -m pytest --numprocesses 4 --dist loadgroup "${tiers[@]}" "$@"
+  "$VENV/bin/python" -m pytest --numprocesses 4 --dist loadscope "${tiers[@]}" "$@"
 }
 
 tier_names() {

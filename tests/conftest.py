@@ -1,14 +1,18 @@
 """What all tiers share: the tier's marker by its folder, root where a kernel is needed, a lab."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+
     from tests.lab import Lab
 
 # How long an example takes says nothing on a machine that does other things too.
@@ -20,19 +24,24 @@ BACKENDS = ("nftables", "iptables")
 TIERS = ("unit", "contract", "netns", "cni", "kube", "vm")
 
 
+class FilesByBackend(LoadScopeScheduling):
+    """Which tests stay together in one of several processes: a file, or its part for one packet filter."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, rest = nodeid.partition("::")
+        parameters = re.split(r"[][-]", rest.partition("[")[2])
+        return " ".join([path, *(backend for backend in BACKENDS if backend in parameters)])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> LoadScopeScheduling:
+    return FilesByBackend(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         tier = item.path.relative_to(HERE).parts[0]
         if tier in TIERS:
             item.add_marker(tier)
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    """What stays together in one of several processes: a file, or its part for one packet filter."""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    backend = parameters.get("backend", parameters.get("subject", ""))
-    return f"{item.path.relative_to(HERE)} {backend}".strip()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
