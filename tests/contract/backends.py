@@ -1,0 +1,121 @@
+"""The backends under test, and all that the suite must know of each: how it is made, read and tampered with.
+
+In: the seams that a test puts between a backend and the kernel. Out: backends, and what of theirs and of
+others is in the current netns. A further backend is one more entry of BACKENDS.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from daemon import netns
+from daemon.backends.base import Backend
+from daemon.backends.fake import FakeBackend
+from daemon.backends.iptables import IptablesBackend
+from daemon.backends.nfsocket import Connect, Reaper, connect
+from daemon.backends.nftables import NftablesBackend
+from daemon.backends.xtables import Tables
+from daemon.planner import Program, make_plan
+from tests.contract import readers
+from tests.contract.readers import State
+
+_REAPER = Reaper()
+
+
+@dataclass(frozen=True)
+class Seams:
+    """What a test may replace between a backend and the kernel."""
+
+    connect: Connect = connect
+    tables: Tables = field(default_factory=Tables)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One backend. real: it programs the kernel, so that real packets meet it.
+
+    read: what of ours is in the current netns, by other programs' eyes. tamper: commands that change it, each
+    of which `differences` must find ("{chain}": the first interface's ingress chain).
+    """
+
+    name: str
+    real: bool
+    make: Callable[[Seams], Backend]
+    read: Callable[[Backend], State]
+    tamper: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def from_scratch(self, program: Program) -> State:
+        """What an empty netns holds after the program was applied there."""
+
+        def programmed() -> State:
+            backend = self.make(Seams())
+            backend.apply(make_plan(program, None))
+            return self.read(backend)
+
+        return netns.in_scratch(programmed)
+
+
+def _read_fake(backend: Backend) -> State:
+    return readers.read_fake(cast("FakeBackend", backend))
+
+
+class _FakeHere(FakeBackend):
+    """A fake that is in whatever netns the calling thread is in, as the real ones are."""
+
+    @property
+    def netns(self) -> str:
+        return str(os.stat("/proc/thread-self/ns/net").st_ino)
+
+    @netns.setter
+    def netns(self, _: str) -> None:
+        pass
+
+
+FAKE = Subject("fake", False, lambda _: _FakeHere(), _read_fake)
+
+NFTABLES = Subject(
+    "nftables",
+    True,
+    lambda seams: NftablesBackend(_REAPER, seams.connect),
+    lambda _: readers.read_nftables(),
+    (
+        "nft add rule inet multi-networkpolicy input accept",
+        "nft insert rule inet multi-networkpolicy ingress-net1 return",
+        "nft flush chain inet multi-networkpolicy ingress-net1",
+        "nft flush chain inet multi-networkpolicy input",
+        "nft add element inet multi-networkpolicy pods4-a { 192.0.2.1 }",
+        "nft flush set inet multi-networkpolicy blocks6-b",
+        "nft add chain inet multi-networkpolicy more",
+        "nft flush chain inet multi-networkpolicy tracking",
+        "nft delete table inet multi-networkpolicy",
+    ),
+)
+
+IPTABLES = Subject(
+    "iptables",
+    True,
+    lambda seams: IptablesBackend(_REAPER, seams.connect, seams.tables),
+    lambda _: readers.read_iptables(),
+    (
+        "iptables-legacy -A MNP-INPUT -j ACCEPT",
+        "ip6tables-legacy -I MNP-ingress-net1 -j RETURN",
+        "iptables-legacy -F MNP-ingress-net1",
+        "ip6tables-legacy -F MNP-INPUT",
+        "iptables-legacy -D INPUT 1",
+        "iptables-legacy -I INPUT -j ACCEPT",
+        "iptables-legacy -F MNP-drop-in-net1",
+        "iptables-legacy -N MNP-more && iptables-legacy -A MNP-more -j ACCEPT",
+        "ip6tables-legacy -F MNP-tracking",
+        "ipset add MNP-pods4-a 192.0.2.1",
+        "ipset flush MNP-blocks6-b",
+        "ipset create MNP-more hash:ip",
+        "iptables-legacy -F",
+    ),
+)
+
+BACKENDS = (FAKE, NFTABLES, IPTABLES)
+REAL = tuple(subject for subject in BACKENDS if subject.real)

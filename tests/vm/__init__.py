@@ -1,0 +1,1 @@
+"""The same rules on stock distribution kernels, each booted in a virtual machine (see `machine`)."""

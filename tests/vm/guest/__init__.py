@@ -1,0 +1,1 @@
+"""What runs inside a virtual machine: `python -m tests.vm.guest FOLDER`."""

@@ -1,0 +1,101 @@
+"""Beside rules that others made with iptables-legacy in the pod: theirs hold and stay, and our verdict holds.
+
+In: a lab and a daemon. Out: a result for each of LEGACY.
+"""
+
+import contextlib
+import subprocess
+from pathlib import Path
+
+from tests.lab import Daemon, Lab, Target, is_blocked
+from tests.lab.namespaces import inside
+from tests.lab.polling import poll
+from tests.netns.crowd import Crowd
+from tests.semantics import FAMILIES, Case, Plan
+from tests.semantics.case import pod, policy, tcp
+from tests.vm.cases import LEGACY, VmCase
+from tests.vm.guest.lans import BLOCKED_TIMEOUT, OPEN_TIMEOUT, OUTSIDE, Lan
+from tests.vm.guest.results import Results
+
+DROPPED, ACCEPTED, ALLOWED = 7001, 7002, 7003
+_DROP = ("THEIRS", "-p", "tcp", "-m", "tcp", "--dport", str(DROPPED), "-j", "DROP")
+_RULES = f"""*filter
+:THEIRS - [0:0]
+-A INPUT -p tcp -m tcp --dport {ACCEPTED} -j ACCEPT
+-A INPUT -j THEIRS
+-A {" ".join(_DROP)}
+-A OUTPUT -p udp -m udp --dport 9 -j REJECT
+COMMIT
+"""
+_TOOLS = ("iptables-legacy", "ip6tables-legacy")
+_OURS = "mnp"  # in the name of each chain of ours
+TIDY_SECONDS = 30.0  # what is ours goes a second after the link, and this machine is slow
+# Our policy allows what they drop, and not what they accept.
+_ROW = Case(
+    "beside legacy rules",
+    "B2",
+    (pod("s", 10), pod("b", 12)),
+    lambda _: [policy("p", {"ingress": [{"ports": tcp(DROPPED, ALLOWED)}]})],
+    "",
+)
+
+
+def run_legacy(lab: Lab, daemon: Daemon, backend: str, results: Results) -> None:
+    """Their rules are there before ADD, and compared with what is there afterwards."""
+    lan = Lan(lab, daemon, "ipvlan-l2", "legacy", pods=("s",))
+    netns = lan.pods["s"].netns
+    lan.pods["s"].prober.serve(tcp=[DROPPED, ACCEPTED, ALLOWED])
+    for tool in _TOOLS:
+        _run(netns, f"{tool}-restore", text=_RULES)
+    before = _listing(netns)
+    Crowd(daemon, [lan.place(lan.everyone)]).apply(4)
+    _must_run(lan, "add")
+    control = {port: _verdicts(lan, port, port != DROPPED) for port in (DROPPED, ACCEPTED, ALLOWED)}
+    Crowd(daemon, [lan.place(_ROW)]).apply(4)
+    governed = {port: _verdicts(lan, port, port == ALLOWED) for port in (DROPPED, ACCEPTED, ALLOWED)}
+    meanwhile = _listing(netns)
+    for tool in _TOOLS:
+        _run(netns, tool, "-D", *_DROP)
+    without_drop = _verdicts(lan, DROPPED, True)
+    for tool in _TOOLS:
+        _run(netns, tool, "-A", *_DROP)
+    _must_run(lan, "del")
+    with contextlib.suppress(AssertionError):  # what came instead is told below
+        poll(lambda: _listing(netns), lambda found: found == before, TIDY_SECONDS)
+    after = _listing(netns)
+    drops = all(map(is_blocked, control[DROPPED] + governed[DROPPED])) and _is_open(without_drop)
+    opens_nothing = _is_open(control[ACCEPTED]) and all(map(is_blocked, governed[ACCEPTED]))
+    told = [f"{control} without a policy, {governed} with it, {without_drop} without their drop"]
+    allowed = _is_open(control[ALLOWED] + governed[ALLOWED])
+    same = before == after == [line for line in meanwhile if _OURS not in line.lower()]
+    listings = [f"before: {before}", f"meanwhile: {meanwhile}", f"after: {after}"]
+    for name, good, words in zip(
+        LEGACY, (drops and allowed, opens_nothing and allowed, same), (told, told, listings), strict=True
+    ):
+        results.add(VmCase(backend, "legacy-rules", name), [] if good else words)
+
+
+def _must_run(lan: Lan, command: str) -> None:
+    run = lan.cnitool(command, "s")
+    if run.code != 0:
+        raise RuntimeError(f"{command}: {run}")
+
+
+def _is_open(verdicts: list[str]) -> bool:
+    return all(one == "open" for one in verdicts)
+
+
+def _verdicts(lan: Lan, port: int, open_: bool) -> list[str]:
+    (host,) = (pod.interfaces[0].host for pod in lan.inside)
+    timeout = OPEN_TIMEOUT if open_ else BLOCKED_TIMEOUT
+    targets = [Target("tcp", Plan(family).address(host), port, timeout) for family in FAMILIES]
+    return lan.pods[OUTSIDE].prober.probe(*targets)
+
+
+def _listing(netns: Path) -> list[str]:
+    return [line for tool in _TOOLS for line in _run(netns, tool, "-S").splitlines()]
+
+
+def _run(netns: Path, *line: str, text: str = "") -> str:
+    with inside(netns):
+        return subprocess.run(line, input=text, capture_output=True, text=True, check=True).stdout
