@@ -12,7 +12,7 @@ from typing import cast
 from daemon.backends import nfttext
 from daemon.errors import BackendUnavailableError, TransactionError
 from daemon.model import Direction
-from daemon.planner import ChainKey, ChainSpec, Dispatch, Elements, Plan, Program, SetSpec
+from daemon.planner import ChainKey, ChainSpec, Dispatch, Elements, Plan, Program, SetSpec, dispatches
 from daemon.program import chain_name
 
 
@@ -63,8 +63,7 @@ class FakeBackend:
         self._build(table, plan)
         _check_references(table)
         self.tables[self.netns] = table
-        if not plan.empty:
-            self.generations[self.netns] += 1
+        self.generations[self.netns] += plan.commits
         return self.generations[self.netns]
 
     def generation(self) -> int:
@@ -147,7 +146,7 @@ def table_of(program: Program) -> FakeTable:
             if chain is not None:
                 key = ChainKey(gate.ifname, direction)
                 table.chains[key] = (gate.owner, chain)
-                table.dispatch.add(Dispatch(key, gate.ifindex or 0))
+    table.dispatch = set(dispatches(program))
     return table
 
 

@@ -122,7 +122,7 @@ class Place:
         )
         assert known.after == subject.from_scratch(programs[-1])
         self.end(subject)
-        assert self.read(subject, rig.backend) == NOTHING
+        assert self.read(subject, subject.make(Seams())) == NOTHING
         return known
 
 
