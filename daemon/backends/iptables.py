@@ -177,6 +177,7 @@ class IptablesBackend:
         with _begun():
             # What a run that was killed would have put in the place of others.
             self._destroy(sock, [name for name in found if name.endswith(_NEW)])
+            found = {name: header for name, header in found.items() if not name.endswith(_NEW)}
             if unlike := [
                 name for name, spec in wanted.items() if name in found and not found[name].like(spec)
             ]:
