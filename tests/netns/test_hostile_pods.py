@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -21,7 +21,7 @@ from daemon.backends.nfsocket import NetfilterSocket, Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.backends.xtables import ScratchTables
 from daemon.backends.xtsockopt import MAX_TABLE_BYTES
-from daemon.errors import DataplaneError
+from daemon.errors import DataplaneError, NetnsError
 from daemon.planner import GateRequest, Program, make_plan, make_program
 from daemon.policy.ruleset import BlockSet, Match, Members, Ruleset
 from daemon.rivals import Rivals
@@ -256,10 +256,18 @@ def test_only_the_kernel_is_believed(inside: None) -> None:
         with lied_to(socket.NETLINK_ROUTE, victim.getsockname()[0]):
             assert victim.recvfrom(64)[1][0] != 0
     with lied_to(socket.NETLINK_ROUTE, os.getpid()):
-        for _ in range(500):
-            assert netns.link("lo") is not None
+        _assert_believed(500, lambda: netns.link("lo") is not None)
     backend = NftablesBackend(REAPER)
     backend.apply(make_plan(program(), None))
     with lied_to(_NETLINK_NETFILTER, os.getpid()):
-        for _ in range(30):
-            assert backend.differences(program()) == ""
+        _assert_believed(30, lambda: backend.differences(program()) == "")
+
+
+def _assert_believed(times: int, read: Callable[[], bool]) -> None:
+    """Read right, or not at all: a flood can keep the kernel's answer from a socket, which then says so."""
+    right = 0
+    for _ in range(times):
+        with contextlib.suppress(DataplaneError, NetnsError):
+            assert read()
+            right += 1
+    assert right > times // 2
