@@ -34,7 +34,7 @@ Entry: TypeAlias = tuple[Address, int, int]
 
 MAX_NAME = 31
 
-_CREATE, _DESTROY, _RENAME, _SWAP, _LIST, _ADD, _DELETE = 2, 3, 5, 6, 7, 9, 10
+_CREATE, _DESTROY, _SWAP, _LIST, _ADD, _DELETE = 2, 3, 6, 7, 9, 10
 
 # Of a message, of a set's header, of an entry.
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINE, _INDEX = (

@@ -25,13 +25,12 @@ from daemon.backends.iptread import (
     read_sets,
     rule_differences,
     set_differences,
-    shown,
 )
 from daemon.backends.iptrender import FAMILIES, HOOKS, PREFIX, Edits, hook_line, set_name
 from daemon.backends.nfnetlink import Message
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
-from daemon.backends.shape import REHEARSAL
-from daemon.backends.xtables import ScratchTables, Table, Tables, require_tables
+from daemon.backends.shape import REHEARSAL, shown
+from daemon.backends.xtables import FoundRule, ScratchTables, Table, Tables, require_tables
 from daemon.backends.xtsockopt import holds_chain, in_use
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
 from daemon.planner import Plan, Program, SetChange, SetSpec, make_plan
@@ -316,18 +315,21 @@ def _stand_first(table: Table, hook: str, jump: Entry) -> None:
     first = table.rules(hook, _RULES_SEARCHED)
     if first and first[0].says(jump):
         return
-    for rule in first:
+    _remove_all(table, hook, jump, first)
+    table.insert(hook, jump)
+
+
+def _remove_all(table: Table, hook: str, jump: Entry, rules: list[FoundRule]) -> None:
+    """Take our jump out of a hook as often as it is among these of its rules."""
+    for rule in rules:
         if rule.says(jump):
             table.remove(hook, jump)
-    table.insert(hook, jump)
 
 
 def _clear(table: Table, family: int) -> None:
     for hook in HOOKS:
         jump = compile_line(hook_line(hook), family, {})
-        for rule in table.rules(hook, _RULES_SEARCHED):
-            if rule.says(jump):
-                table.remove(hook, jump)
+        _remove_all(table, hook, jump, table.rules(hook, _RULES_SEARCHED))
     ours = [chain for chain in table.chains() if chain.startswith(PREFIX)]
     for chain in ours:
         table.flush(chain)

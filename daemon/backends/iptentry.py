@@ -5,6 +5,7 @@ compiles by python-iptables (within `one_thread`) and changes no table.
 """
 
 import struct
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any
 
@@ -65,14 +66,9 @@ def compile_line(line: Line, family: int, sets: dict[str, FoundSet]) -> Entry:
 
 def match_of(raw: bytes, family: int) -> bytes:
     """All that a packet must be for a rule: without counters, and without what stands behind short names."""
-    layout = _layout(family)
-    (end,) = _SHORT.unpack_from(raw, layout.target_offset)
-    parts = [raw[: layout.head]]
-    at = layout.elements
-    while at < end:
-        size, name, revision = _MATCH.unpack_from(raw, at)
-        parts += (_MATCH.pack(size, _name(name), revision), raw[at + _MATCH.size : at + size])
-        at += max(size, _MATCH.size)
+    parts = [raw[: _layout(family).head]]
+    for at, size, name, revision in _matches(raw, family):
+        parts += (_MATCH.pack(size, name, revision), raw[at : at + size - _MATCH.size])
     return b"".join(parts)
 
 
@@ -123,16 +119,15 @@ def _set_interfaces(ip: Any, line: Line) -> None:
 
 
 def _index_at(raw: bytes, family: int) -> int:
+    return next((at for at, _, name, _ in _matches(raw, family) if name == _SET_MATCH), 0)
+
+
+def _matches(raw: bytes, family: int) -> Iterator[tuple[int, int, bytes, int]]:
+    """Of each match of a rule: where what it compares starts, its whole size, its name, its revision."""
     layout = _layout(family)
     (end,) = _SHORT.unpack_from(raw, layout.target_offset)
     at = layout.elements
     while at < end:
-        size, name, _ = _MATCH.unpack_from(raw, at)
-        if _name(name) == _SET_MATCH:
-            return at + _MATCH.size
+        size, name, revision = _MATCH.unpack_from(raw, at)
+        yield at + _MATCH.size, size, name.partition(b"\0")[0], revision
         at += max(size, _MATCH.size)
-    return 0
-
-
-def _name(padded: bytes) -> bytes:
-    return padded.partition(b"\0")[0]

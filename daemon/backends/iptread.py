@@ -17,8 +17,6 @@ from daemon.backends.xtables import Table
 from daemon.errors import TransactionError
 from daemon.planner import Program
 
-_DIFFERENCES_SHOWN = 5
-
 
 def read_sets(sock: NetfilterSocket) -> dict[str, FoundSet]:
     """Our sets by name, as their headers tell."""
@@ -38,12 +36,6 @@ def read_entries(sock: NetfilterSocket, name: str) -> frozenset[SetEntry | None]
 def compile_lines(lines: Iterable[Line], family: int, sets: dict[str, FoundSet]) -> list[Entry]:
     """The entries of a chain; every set that they look up is among `sets`."""
     return [compile_line(line, family, sets) for line in lines]
-
-
-def shown(said: list[str]) -> str:
-    """The first few differences in one line; "": there are none."""
-    more = f" and {len(said) - _DIFFERENCES_SHOWN} more" if len(said) > _DIFFERENCES_SHOWN else ""
-    return "; ".join(said[:_DIFFERENCES_SHOWN]) + more
 
 
 def rule_differences(table: Table, family: int, program: Program, sets: dict[str, FoundSet]) -> Iterator[str]:

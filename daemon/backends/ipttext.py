@@ -4,12 +4,11 @@ In: a Program. Out: text: our sets, then our chains of IPv4, then those of IPv6.
 """
 
 import re
-import socket
 from collections.abc import Iterator
 
 from daemon.backends import ipset
 from daemon.backends.iptrender import FAMILIES, HOOKS, Line, content, hook_line, set_name
-from daemon.model import Address
+from daemon.backends.shape import packed_text
 from daemon.planner import Program, SetKind, SetSpec
 from daemon.wording import protocol_name
 
@@ -74,13 +73,9 @@ def _set(spec: SetSpec) -> Iterator[str]:
 
 
 def _entry(kind: SetKind, entry: ipset.Entry) -> str:
-    address = _address(entry[0])
+    address = packed_text(entry[0])
     if kind is SetKind.HOSTS:
         return address
     if kind is SetKind.ENDPOINTS:
         return f"{address},{protocol_name(entry[1])}:{entry[2]}"
     return address if entry[1] == 8 * len(entry[0]) else f"{address}/{entry[1]}"
-
-
-def _address(packed: Address) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)

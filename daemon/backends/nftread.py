@@ -22,6 +22,7 @@ from daemon.backends.nfnetlink import (
 from daemon.backends.nfsocket import NetfilterSocket
 from daemon.backends.nftexpr import TABLE_FAMILY
 from daemon.backends.nftrender import Found, FoundSet, render
+from daemon.backends.shape import shown
 from daemon.errors import TransactionError
 from daemon.planner import Program, make_plan
 
@@ -29,7 +30,6 @@ _GETTABLE, _GETCHAIN, _GETRULE, _GETSET, _GETELEMENT, _GETGEN, _GETOBJECT = 1, 4
 _NEWCHAIN, _NEWRULE, _NEWSET, _NEWELEMENT = 3, 6, 9, 12
 
 _ANONYMOUS_FLAG = 1
-_DIFFERENCES_SHOWN = 5
 _LOOKUP_SET_ID = 4
 
 # -------------------------------------------------------------------------------------------------
@@ -125,8 +125,7 @@ def differences(sock: NetfilterSocket, program: Program) -> str:
         *_rule_differences(sock, wanted),
         *_element_differences(sock, wanted),
     ]
-    more = f" and {len(said) - _DIFFERENCES_SHOWN} more" if len(said) > _DIFFERENCES_SHOWN else ""
-    return "; ".join(said[:_DIFFERENCES_SHOWN]) + more
+    return shown(said)
 
 
 def _of(wanted: list[Message], kind: int) -> Iterator[dict[int, bytes]]:

@@ -4,7 +4,6 @@ In: a Program. Out: text that nft itself would read. It repeats nftrender's orde
 it with nft and compare what the kernel has then with what nftrender's batch makes of the same program.
 """
 
-import socket
 from collections.abc import Iterable, Iterator
 from typing import cast
 
@@ -16,6 +15,7 @@ from daemon.backends.shape import (
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
     TRACKING_COMMENT,
+    packed_text,
     split_ports,
 )
 from daemon.model import Address, Direction, Span
@@ -70,13 +70,9 @@ def _members(spec: SetSpec) -> list[str]:
     if spec.kind is SetKind.SPANS:
         return [span_text(spec.family, span) for span in sorted(cast("frozenset[Span]", spec.elements))]
     if spec.kind is SetKind.HOSTS:
-        return [_address(address) for address in sorted(cast("frozenset[Address]", spec.elements))]
+        return [packed_text(address) for address in sorted(cast("frozenset[Address]", spec.elements))]
     endpoints = sorted(cast("frozenset[Endpoint]", spec.elements))
-    return [f"{_address(address)} . {protocol_name(p)} . {port}" for address, p, port in endpoints]
-
-
-def _address(packed: Address) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+    return [f"{packed_text(address)} . {protocol_name(p)} . {port}" for address, p, port in endpoints]
 
 
 def _elements(entries: Iterable[str]) -> list[str]:

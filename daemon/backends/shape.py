@@ -1,12 +1,14 @@
 """What every backend makes of a program alike, whatever its language. Pure.
 
 In: parts of a Program. Out: which hooks dispatch which direction, ports by the kind of match that they take,
-and the words that stand in comments.
+and the words that stand in comments and in what is told to people.
 """
+
+import socket
 
 import msgspec
 
-from daemon.model import Direction, Span
+from daemon.model import Address, Direction, Span
 from daemon.planner import ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec
 from daemon.policy.ruleset import Ports
 
@@ -24,6 +26,19 @@ OURS_COMMENT = "made by multi-networkpolicyd: leave it to that"
 TRACKING_COMMENT = "nothing jumps here: a rule with ct keeps connection tracking on"
 OWN_SOURCE_COMMENT = "own address as source"
 MIDSTREAM_COMMENT = "new without SYN"
+
+_DIFFERENCES_SHOWN = 5
+
+
+def shown(said: list[str]) -> str:
+    """The first few differences in one line; "": there are none."""
+    more = f" and {len(said) - _DIFFERENCES_SHOWN} more" if len(said) > _DIFFERENCES_SHOWN else ""
+    return "; ".join(said[:_DIFFERENCES_SHOWN]) + more
+
+
+def packed_text(packed: Address) -> str:
+    """An address as the packet filters' own programs list it."""
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 class SplitPorts(msgspec.Struct, frozen=True):
