@@ -20,12 +20,11 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.rtnl import RTM_GETLINK
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from daemon.errors import NetnsError, NetnsGoneError
 
@@ -38,6 +37,7 @@ _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 _SO_NETNS_COOKIE = 71
 _NLMSG_ERROR = 2
+_NLM_F_REQUEST = 1
 _HEADER_BYTES = 16
 _IFINFO_BYTES = 16
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO = 1, 3, 18
@@ -262,27 +262,25 @@ def link(ifname: str) -> Link | None:
 
     NetnsError: it can't be read.
     """
-    request = ifinfmsg()
-    request["attrs"] = [("IFLA_IFNAME", ifname)]
-    return _read_link(request)
+    name = os.fsencode(ifname) + b"\0"
+    attribute = struct.pack("=HH", 4 + len(name), _IFLA_IFNAME) + name
+    return _read_link(0, attribute + bytes(-len(attribute) % 4))
 
 
 def link_by_index(ifindex: int) -> Link | None:
     """The interface of that index in the current namespace; None: there is none. NetnsError as link()."""
-    request = ifinfmsg()
-    request["index"] = ifindex
-    return _read_link(request)
+    return _read_link(ifindex, b"")
 
 
-def _read_link(request: Any) -> Link | None:
-    request["header"]["type"] = RTM_GETLINK
-    request["header"]["flags"] = 1  # NLM_F_REQUEST
-    request.encode()
+def _read_link(ifindex: int, attributes: bytes) -> Link | None:
+    size = _HEADER_BYTES + _IFINFO_BYTES + len(attributes)
+    header = struct.pack("=IHHII", size, RTM_GETLINK, _NLM_F_REQUEST, 0, 0)
+    request = header + struct.pack("=BxHiII", 0, 0, ifindex, 0, 0) + attributes
     try:
         with socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         ) as route:
-            route.send(request.data)
+            route.send(request)
             reply = _answer(route)
     except OSError as error:
         raise NetnsError("its links", f"can't be read: {error}") from error

@@ -74,6 +74,24 @@ class _Connection:
         self.outgoing = memoryview(b"")
         self.deadline: float | None = time.monotonic() + READ_SECONDS
 
+    def answer(self, frame: bytes) -> None:
+        """Write the reply, once, as far as it goes now; who reads to the end has it without another turn."""
+        with self.lock:
+            if self.closed or self.answered:
+                return
+            self.answered = True
+            self.deadline = time.monotonic() + WRITE_SECONDS
+            self.outgoing = memoryview(frame)
+            with contextlib.suppress(OSError):
+                self.write()
+
+    def write(self) -> None:
+        """Send what the client takes, and after the last of it the end. Raises OSError: it is gone."""
+        with contextlib.suppress(BlockingIOError):
+            self.outgoing = self.outgoing[self.sock.send(self.outgoing) :]
+        if not self.outgoing:
+            self.sock.shutdown(socket.SHUT_WR)
+
     def alive(self) -> bool:
         with self.lock:
             if self.closed:
@@ -99,7 +117,7 @@ class Server:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._connections: dict[int, _Connection] = {}
-        self._replies: deque[tuple[_Connection, dict[str, Any]]] = deque()
+        self._answered: deque[_Connection] = deque()
         self._accepting = False
         self._accept_again: float | None = None
         self._stopping = False
@@ -113,7 +131,7 @@ class Server:
         while not self._stopping or self._unwritten():
             for fd, events in self._epoll.poll(self._patience()):
                 self._on_event(fd, events)
-            self._send_posted()
+            self._finish_answered()
             self._expire()
         self._close()
 
@@ -123,8 +141,12 @@ class Server:
         os.eventfd_write(self._wake, 1)
 
     def post(self, connection: _Connection, body: dict[str, Any]) -> None:
-        """Hand a reply to the server's thread."""
-        self._replies.append((connection, body))
+        """Send a reply in the calling thread, and leave the rest to the server's."""
+        payload = msgpack.packb(body, use_bin_type=True, unicode_errors="surrogateescape")
+        if len(payload) > wire.MAX_CTL_REPLY:
+            payload = msgpack.packb(_too_large(len(payload)))
+        connection.answer(len(payload).to_bytes(_HEADER, "big") + payload)
+        self._answered.append(connection)
         os.eventfd_write(self._wake, 1)
 
     # --- events ------------------------------------------------------------------------------------------
@@ -217,31 +239,19 @@ class Server:
 
     # --- replies -----------------------------------------------------------------------------------------
 
-    def _send_posted(self) -> None:
-        while self._replies:
-            connection, body = self._replies.popleft()
-            if connection.closed or connection.answered:
+    def _finish_answered(self) -> None:
+        while self._answered:
+            connection = self._answered.popleft()
+            if connection.closed:
                 continue
-            connection.answered = True
-            payload = msgpack.packb(body, use_bin_type=True, unicode_errors="surrogateescape")
-            if len(payload) > wire.MAX_CTL_REPLY:
-                payload = msgpack.packb(_too_large(len(payload)))
-            connection.outgoing = memoryview(len(payload).to_bytes(_HEADER, "big") + payload)
-            connection.deadline = time.monotonic() + WRITE_SECONDS
-            try:
-                self._write(connection)
-            except OSError:
+            if connection.outgoing:
+                self._epoll.modify(connection.sock.fileno(), select.EPOLLOUT)
+            else:
                 self._drop(connection)
 
     def _write(self, connection: _Connection) -> None:
-        try:
-            sent = connection.sock.send(connection.outgoing)
-        except BlockingIOError:
-            sent = 0
-        connection.outgoing = connection.outgoing[sent:]
-        if connection.outgoing:
-            self._epoll.modify(connection.sock.fileno(), select.EPOLLOUT)
-        else:
+        connection.write()
+        if not connection.outgoing:
             self._drop(connection)
 
     # --- life --------------------------------------------------------------------------------------------
@@ -281,7 +291,7 @@ class Server:
             self._epoll.unregister(self._listener.fileno())
 
     def _unwritten(self) -> bool:
-        return bool(self._replies) or any(c.outgoing for c in self._connections.values())
+        return bool(self._answered) or any(c.outgoing for c in self._connections.values())
 
     def _close(self) -> None:
         for connection in list(self._connections.values()):

@@ -7,6 +7,7 @@ given to a Reaper (closing may block, see there).
 
 import errno
 import queue
+import select
 import socket
 import struct
 import threading
@@ -184,7 +185,6 @@ class NetfilterSocket:
                 # The kernel takes a batch as one piece; FORCE: beyond net.core.wmem_max.
                 self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(wire))
                 self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 2 * len(wire))
-            self._sock.settimeout(DEADLINE_SECONDS)
             self._sock.send(wire)
         except OSError as error:
             raise DataplaneError(f"send {len(wire)} bytes to netfilter: {error}") from error
@@ -209,10 +209,11 @@ class NetfilterSocket:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise DataplaneError(f"netfilter did not answer within {DEADLINE_SECONDS:g} s")
-            self._sock.settimeout(left)
             try:
-                buffer, (sender, _) = self._sock.recvfrom(_RECEIVE_BYTES)
-            except TimeoutError:
+                buffer, (sender, _) = self._sock.recvfrom(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                # The answer comes before send() returns, as a rule, and the rest of a dump by being read.
+                select.select([self._sock], [], [], left)
                 continue
             except OSError as error:
                 # ENOBUFS: more complaints than the buffer held; what came of the batch is not known then.

@@ -9,7 +9,6 @@ import errno
 import os
 import socket
 import struct
-from pathlib import Path
 
 from daemon.errors import DataplaneError
 
@@ -18,6 +17,8 @@ MAX_TABLE_BYTES = 16 << 20
 
 _TABLE = b"filter"
 _NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
+_NAMES_BYTES = 4096
+"""There are five tables at the most."""
 # Address family, protocol level; the options' numbers are those of ip_tables.h and ip6_tables.h.
 _LEVELS = {4: (socket.AF_INET, 0), 6: (socket.AF_INET6, 41)}
 _GET_INFO, _GET_ENTRIES = 64, 65
@@ -34,11 +35,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def in_use(family: int) -> bool:
     """Whether there is a filter table in this netns; a kernel without legacy tables has none."""
     try:
-        return "filter" in Path(_NAMES[family]).read_text().split()
+        # As file object it would take three times as long, on each ADD.
+        names = os.open(_NAMES[family], os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except OSError as error:
+        raise DataplaneError(f"open {_NAMES[family]}: {error.strerror}") from error
+    try:
+        return _TABLE in os.read(names, _NAMES_BYTES).split()
+    except OSError as error:
         raise DataplaneError(f"read {_NAMES[family]}: {error.strerror}") from error
+    finally:
+        os.close(names)
 
 
 def require_readable(family: int) -> int:
