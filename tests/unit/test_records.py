@@ -74,7 +74,6 @@ def test_a_record_of_another_boot_is_dropped(tmp_path: Path) -> None:
 
 
 DAMAGE = {
-    "empty": b"",
     "truncated": b'{"version": 1, "boot',
     "binary": bytes(range(256)),
     "not an object": b"[]",
@@ -103,6 +102,16 @@ def test_a_write_that_was_cut_off_leaves_the_old_record(tmp_path: Path) -> None:
     name.with_suffix(".tmp").write_bytes(b'{"version"')
     assert store.load().records == (make_record(),)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_start_forgets_a_record_that_was_never_written(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path, BOOT)
+    store.save(make_record())
+    (tmp_path / "0000.json").touch()
+    loaded = store.load()
+    assert loaded.records == (make_record(),)
+    assert [name for name, _ in loaded.notes] == ["0000.json"]
+    assert not (tmp_path / "0000.json").exists()
 
 
 def test_records_are_private_and_any_container_id_makes_a_file_name(tmp_path: Path) -> None:
