@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,17 @@ class FilesByBackend(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> LoadScopeScheduling:
     return FilesByBackend(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    # With several processes, in the one that waits for the others.
+    if hasattr(session.config, "workerinput") or os.geteuid() != 0:
+        return (yield)
+    from tests.lab.neighbours import room_for_neighbours
+
+    with room_for_neighbours():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -176,8 +176,14 @@ class Daemon:
             time.sleep(0.005 + waited / 50)
 
     def wait_synced(self, timeout: float = READY_TIMEOUT) -> None:
-        """Wait until all that the manifests hold now is in the kernel (`mnpctl wait --synced`)."""
-        self.ctl("wait", "--synced", "--timeout", f"{timeout:g}")
+        """Wait until all that the manifests hold now is in the kernel, as `mnpctl wait --synced` does."""
+        request = {"v": 1, "op": "wait", "timeoutMs": int(timeout * 1000)}
+        try:
+            reply = self.rpc(request, timeout + 1)
+        except OSError as error:
+            raise self._error(f"does not answer: {error}") from error
+        if not (reply["ok"] and reply["result"]["synced"]):
+            raise self._error(f"is not synced after {timeout:g} s: {reply}")
 
     def run_ctl(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
         """Run mnpctl against this daemon, as it is."""

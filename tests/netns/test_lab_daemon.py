@@ -33,6 +33,16 @@ def test_manifests_come_and_go(lab: Lab) -> None:
     assert names(lab) == ["default/p"]
 
 
+def test_mnpctl_waits_as_the_lab_does(lab: Lab) -> None:
+    daemon = lab.daemon()
+    daemon.apply("one", POLICY)
+    assert daemon.ctl("wait", "--synced")["synced"] is True
+    assert names(lab) == ["default/p"]
+    daemon.kill()
+    with pytest.raises(DaemonError, match="does not answer"):
+        daemon.wait_synced()
+
+
 def test_lives(lab: Lab) -> None:
     daemon = lab.daemon()
     first = daemon.pid
