@@ -1,4 +1,4 @@
-"""The Unix socket: one thread, one epoll loop, all clients.
+"""The Unix socket: one thread, one epoll loop, all clients; a reply goes out in the thread that has it.
 
 In: framed requests (cni_plugin.wire). Out: decoded `Request`s to `dispatch`, and their replies to the
 clients. What a request means is lifecycle's; here are only transport, bounds on sizes and times, and who
