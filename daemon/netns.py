@@ -27,6 +27,7 @@ from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.rtnl import RTM_GETLINK
 
 from daemon.errors import NetnsError, NetnsGoneError
+from daemon.libc import LIBC
 
 Result = TypeVar("Result")
 
@@ -167,8 +168,7 @@ def in_scratch(work: Callable[[], Result]) -> Result:
 
 
 def _unshare() -> None:
-    libc = pyroute2_netns._get_libc()
-    if libc.unshare(_CLONE_NEWNET) != 0:
+    if LIBC.unshare(_CLONE_NEWNET) != 0:
         raise NetnsError(
             "a new network namespace", "can't be made: CAP_SYS_ADMIN and CONFIG_NET_NS are needed"
         )
@@ -217,7 +217,7 @@ def _check(path: str, fd: int) -> None:
 def _inside(fd: int) -> Iterator[None]:
     host = _host()
     try:
-        pyroute2_netns.setns(fd)
+        pyroute2_netns.setns(fd, libc=LIBC)
     except OSError as error:
         raise NetnsError(f"descriptor {fd}", "can't be entered: CAP_SYS_ADMIN is needed") from error
     try:
@@ -228,7 +228,7 @@ def _inside(fd: int) -> Iterator[None]:
 
 def _return(fd: int) -> None:
     try:
-        pyroute2_netns.setns(fd)
+        pyroute2_netns.setns(fd, libc=LIBC)
     except OSError as error:
         # A thread left in a pod's namespace would program that pod for every other: nothing is safe to do
         # but end.

@@ -11,6 +11,7 @@ import socket
 import struct
 
 from daemon.errors import DataplaneError
+from daemon.libc import LIBC
 
 MAX_TABLE_BYTES = 16 << 20
 """50,000 rules. A privileged pod can fill its own tables; to read them must not stop all other pods."""
@@ -28,8 +29,6 @@ _INFO = struct.Struct("=32s I 5I 5I I I")
 """struct ipt_getinfo: name, hooks, where they start, where they end, number of entries, size."""
 _ENTRIES_HEAD = 40
 """struct ipt_get_entries: name, size, and padding up to the entries."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def in_use(family: int) -> bool:
@@ -76,7 +75,7 @@ def _ask(family: int, option: int, buffer: "ctypes.Array[ctypes.c_char]") -> Non
     length = ctypes.c_uint32(len(buffer))
     try:
         with socket.socket(kind, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
-            refused = _libc.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length))
+            refused = LIBC.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length))
     except OSError as error:
         raise DataplaneError(f"open a socket for the IPv{family} filter table: {error.strerror}") from error
     if refused:

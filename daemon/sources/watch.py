@@ -8,12 +8,16 @@ import os
 import select
 from collections.abc import Iterable
 
+import inotify_simple
 import msgspec
 from inotify_simple import INotify, flags
 
+from daemon.libc import LIBC
 from daemon.log import get_logger
 
 log = get_logger(__name__)
+
+inotify_simple._libc = LIBC
 
 _TAKEN = flags.CLOSE_WRITE | flags.MOVED_TO
 _MASK = _TAKEN | flags.MOVED_FROM | flags.DELETE | flags.CREATE | flags.DELETE_SELF | flags.MOVE_SELF

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from daemon.backends.iptclib import one_thread
-from tests.lab import DaemonError, Lab, without_legacy_tables
+from tests.lab import DaemonError, Lab, objects, without_legacy_tables
 from tests.lab.lab import REPOSITORY
+from tests.netns.enroll import add, must
 
 # A kernel without legacy tables, as far as its processes can tell.
 NO_LEGACY_TABLES = (sys.executable, without_legacy_tables.__file__)
@@ -34,11 +35,11 @@ def run_python(code: str, **env: str) -> str:
 
 # --- python-iptables -------------------------------------------------------------------------------------
 
-STARTS = """
+STARTING = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec", "os.spawn", "os.system"}
+STARTS = f"""
 import subprocess, sys
 started = []
-STARTING = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec", "os.spawn", "os.system")
-sys.addaudithook(lambda event, arguments: started.append(event) if event in STARTING else None)
+sys.addaudithook(lambda event, arguments: started.append(event) if event in {STARTING} else None)
 from daemon.backends import iptclib
 iptclib.load()
 print("by loading:", started)
@@ -106,6 +107,37 @@ def test_two_threads_at_once_are_a_bug_that_is_told() -> None:
 
 
 # --- the daemon ------------------------------------------------------------------------------------------
+
+TELLS_WHAT_IT_STARTS = """
+import atexit, subprocess, sys
+def told(event, arguments):
+    if event in {starting} and "modprobe" not in str(arguments):
+        with open({path!r}, "a") as file:
+            print(event, arguments[0], file=file)
+sys.addaudithook(told)
+atexit.register(subprocess.run, ["true"])
+"""
+
+
+def test_a_daemon_starts_no_process(lab: Lab, backend: str, tmp_path: Path) -> None:
+    """No ldconfig, above all; modprobe, where the kernel has no legacy tables yet, is another matter."""
+    path = tmp_path / "started"
+    (tmp_path / "sitecustomize.py").write_text(TELLS_WHAT_IT_STARTS.format(starting=STARTING, path=str(path)))
+    daemon = lab.daemon(backend=backend, env={"PYTHONPATH": str(tmp_path)})
+    pod = lab.pod("web")
+    daemon.apply(
+        "net",
+        [
+            objects.network("net1"),
+            objects.pod("web", networks="net1"),
+            objects.policy("p", {"podSelector": {}}),
+        ],
+    )
+    daemon.wait_synced()
+    must(add(daemon, lab.attach(pod)))
+    assert daemon.rpc({"v": 1, "op": "render", "pod": "default/web"})["ok"]
+    assert daemon.stop() == 0
+    assert path.read_text() == "subprocess.Popen true\n", "but the control"
 
 
 @on_x86_64
