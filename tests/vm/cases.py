@@ -38,9 +38,15 @@ CHOICES = {  # what is taken away, and the backend that is chosen
     "without ip_tables": "nftables",
     "with neither": "",
 }
+WITHOUT = {  # what is taken away, the backend that is asked for all the same, and what the refusal names
+    "without nf_tables": ("nftables", "`modprobe -a nf_tables "),
+    "without ip_tables": ("iptables", "`modprobe -a iptable_filter "),
+    "without ip_set": ("iptables", "`modprobe -a ip_set_hash_ip "),
+}
 
 CASES: tuple[VmCase, ...] = (
     *(VmCase("auto", "modules", name) for name in CHOICES),
+    *(VmCase(backend, "modules", f"refused {name}") for name, (backend, _) in WITHOUT.items()),
     *(VmCase("none", driver, f"a drop by hand {name}") for driver, names in HOOKS.items() for name in names),
     *(
         VmCase(backend, where, name)

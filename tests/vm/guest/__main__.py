@@ -23,17 +23,22 @@ def main() -> None:
     results = Results(Path(sys.argv[1], RESULTS))
     with results.section("with neither"), Lab(()) as lab:
         modules.take_away([*modules.NFTABLES, *modules.IPTABLES])
-        choice.report_refusal(choice.start(lab), "with neither", results)
+        choice.report_neither(choice.start(lab), "with neither", results)
     with results.section("without nf_tables"), Lab(()) as lab:
         modules.take_away(modules.NFTABLES)
         daemon = choice.start(lab)
         _run_node(lab, daemon, "without nf_tables", "iptables", results)
         with results.section("iptables: legacy rules"):
             run_legacy(lab, daemon, "iptables", results)
+        choice.report_refusal(lab, "without nf_tables", results)
     with results.section("without ip_tables"), Lab(()) as lab:
         modules.take_away(modules.IPTABLES)
         daemon = choice.start(lab)
         _run_node(lab, daemon, "without ip_tables", "nftables", results)
+        choice.report_refusal(lab, "without ip_tables", results)
+    with results.section("without ip_set"), Lab(()) as lab:
+        modules.take_away(modules.IPSET)
+        choice.report_refusal(lab, "without ip_set", results)
     with results.section("with everything"), Lab(()) as lab:
         modules.take_away([])
         daemon = choice.start(lab)

@@ -1,12 +1,13 @@
-"""What `--backend auto` chooses, by the modules that the kernel has.
+"""What `--backend auto` chooses, by the modules that the kernel has, and how one that lacks some is refused.
 
-In: the daemon's log. Out: a result for each of CHOICES.
+In: the daemon's log. Out: a result for each of CHOICES and of WITHOUT.
 """
 
 import re
+from collections.abc import Sequence
 
 from tests.lab import Daemon, Lab
-from tests.vm.cases import CHOICES, VmCase
+from tests.vm.cases import CHOICES, WITHOUT, VmCase
 from tests.vm.guest.results import Results
 
 START_SECONDS = 120.0  # the imports alone take ten times as long as outside
@@ -14,9 +15,9 @@ _EVENT = re.compile(r" backend backend=(?P<backend>\S+) asked=auto because=(?P<b
 _REMEDIES = ("nf_tables", "iptable_filter")
 
 
-def start(lab: Lab) -> Daemon:
-    """Start a daemon that chooses by itself; it is not there yet."""
-    daemon = lab.adopt(Daemon(lab.daemon_folder(), backend="auto"))
+def start(lab: Lab, backend: str = "auto") -> Daemon:
+    """Start a daemon, by default one that chooses by itself; it is not there yet."""
+    daemon = lab.adopt(Daemon(lab.daemon_folder(), backend=backend))
     daemon.start(wait=False)
     return daemon
 
@@ -29,9 +30,19 @@ def report_choice(daemon: Daemon, name: str, results: Results) -> None:
     results.add(VmCase("auto", "modules", name), [] if good else [daemon.log])
 
 
-def report_refusal(daemon: Daemon, name: str, results: Results) -> None:
+def report_neither(daemon: Daemon, name: str, results: Results) -> None:
     """Wait until the daemon has ended, which must be an error with both remedies."""
+    results.add(VmCase("auto", "modules", name), _not_refused(daemon, _REMEDIES))
+
+
+def report_refusal(lab: Lab, name: str, results: Results) -> None:
+    """Ask for the backend that can't be; the daemon must end with an error that names the remedy."""
+    backend, remedy = WITHOUT[name]
+    wrong = _not_refused(start(lab, backend), (remedy,))
+    results.add(VmCase(backend, "modules", f"refused {name}"), wrong)
+
+
+def _not_refused(daemon: Daemon, remedies: Sequence[str]) -> list[str]:
     code = daemon.wait_ended(START_SECONDS)
-    missing = [word for word in _REMEDIES if word not in daemon.log]
-    wrong = [] if code and not missing else [f"exit code {code}, {missing} missing in: {daemon.log}"]
-    results.add(VmCase("auto", "modules", name), wrong)
+    missing = [words for words in remedies if words not in daemon.log]
+    return [] if code and not missing else [f"exit code {code}, {missing} missing in: {daemon.log}"]

@@ -12,6 +12,7 @@ from tests.lab.polling import poll
 
 NFTABLES = ("nf_tables",)
 IPTABLES = ("ip_tables", "ip6_tables")
+IPSET = ("ip_set",)
 _RULES = Path("/etc/modprobe.d/vm.conf")
 _UNLOAD_SECONDS = 60.0  # tables go with their namespaces, which the kernel ends in its own time
 
