@@ -213,7 +213,7 @@ class NetfilterSocket:
                 buffer, (sender, _) = self._sock.recvfrom(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 # The answer comes before send() returns, as a rule, and the rest of a dump by being read.
-                select.select([self._sock], [], [], left)
+                self._wait(left)
                 continue
             except OSError as error:
                 # ENOBUFS: more complaints than the buffer held; what came of the batch is not known then.
@@ -221,6 +221,12 @@ class NetfilterSocket:
             # A privileged pod may send to any socket in its netns; the kernel is number 0.
             if sender == 0:
                 yield from answers(buffer)
+
+    def _wait(self, seconds: float) -> None:
+        # Not select(): a daemon with many clients has descriptors beyond what that takes.
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.poll(seconds * 1000)
 
 
 def _refused(message: Message, complaint: Refusal, answer: Answer) -> TransactionError:

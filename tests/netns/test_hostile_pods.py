@@ -5,6 +5,7 @@ In each case the backend either does its work all the same, or says what is in t
 
 import contextlib
 import errno
+import fcntl
 import socket
 import struct
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from daemon import netns
-from daemon.backends import ipset
+from daemon.backends import ipset, nfsocket
 from daemon.backends.base import Backend
 from daemon.backends.iptables import IptablesBackend
 from daemon.backends.iptrender import PREFIX
@@ -283,3 +284,26 @@ def test_only_the_kernel_is_believed_about_rules(
     assert told >= 2
     assert backend.differences(changed) == ""
     assert lies() > told
+
+
+# --- no answer at all ------------------------------------------------------------------------------------
+
+
+class Unheard(socket.socket):
+    """A netlink socket whose requests get lost, with a number such as a busy daemon's descriptors have."""
+
+    def __init__(self) -> None:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as low:
+            super().__init__(fileno=fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1024))
+
+    def send(self, wire: bytes, /, flags: int = 0) -> int:  # type: ignore[override]
+        return len(wire)
+
+
+def test_a_kernel_that_does_not_answer_is_not_waited_for_for_ever(
+    inside: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nfsocket, "DEADLINE_SECONDS", 0.05)
+    backend = NftablesBackend(REAPER, Unheard)
+    with pytest.raises(DataplaneError, match=r"did not answer within 0\.05 s"):
+        backend.apply(make_plan(program(), None))
