@@ -1,0 +1,87 @@
+"""docs/backends.md shows what stands in the kernel for its worked policy: here it is asked."""
+
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from tests.lab import Daemon, Lab, Pod, namespaces, objects
+from tests.lab.lab import REPOSITORY
+from tests.netns.enroll import add, must
+
+DOC = (REPOSITORY / "docs/backends.md").read_text()
+SHOWN_ID = "7f3a9c21b0de"
+"""The container's ID in the documentation."""
+
+
+def shown(heading: str) -> list[str]:
+    """The lines of the first block behind these words, without their indentation."""
+    block = re.search(r"```\w*\n(.*?)```", DOC[DOC.index(heading) :], re.DOTALL)
+    assert block is not None
+    return lines_of(block[1])
+
+
+def lines_of(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def web(lab: Lab) -> Pod:
+    return lab.pod("web")
+
+
+@pytest.fixture
+def daemon(lab: Lab, web: Pod, backend: str) -> Daemon:
+    """The documentation's policy is in force on the pod `web`."""
+    (policy,) = yaml.safe_load_all("\n".join(["apiVersion: k8s.cni.cncf.io/v1beta1", block_of("yaml")]))
+    daemon = lab.daemon(backend=backend)
+    attachment = lab.attach(web)
+    status = [objects.status_entry("default/net1", "net1", ["10.1.0.2", "fd00:1::2"])]
+    pods = [
+        objects.pod("web", labels={"app": "web"}, networks="net1"),
+        objects.pod("api", labels={"app": "api"}, networks="net1", status=status),
+    ]
+    daemon.apply("all.json", [objects.network("net1"), policy, *pods])
+    daemon.wait_synced()
+    must(add(daemon, attachment))
+    return daemon
+
+
+def block_of(language: str) -> str:
+    return DOC.partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def listed(pod: Pod, *command: str) -> list[str]:
+    """What a program lists in the pod, with the documentation's container ID."""
+    with namespaces.inside(pod.netns):
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return lines_of(re.sub(r'"[^"/ ]+/net1"', f'"{SHOWN_ID}/net1"', text))
+
+
+def sets_of(lines: list[str]) -> dict[str, set[str]]:
+    """ipset's sets by name; the order of members and their size in memory are the kernel's affair."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        if line.startswith("Name: "):
+            found[line] = set()
+        elif not line.startswith("Size in memory"):
+            found[next(reversed(found))].add(line)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_nftables_as_shown(daemon: Daemon, web: Pod) -> None:
+    assert listed(web, "nft", "-s", "list", "ruleset") == shown("### nftables:")
+
+
+@pytest.mark.parametrize("backend", ["iptables"])
+def test_iptables_as_shown(daemon: Daemon, web: Pod) -> None:
+    rules = listed(web, "iptables-legacy", "-S")
+    assert rules == shown("### iptables:")
+    assert [line for line in listed(web, "ip6tables-legacy", "-S") if line not in rules] == shown(
+        "`ip6tables-legacy -S` lists the same"
+    )
+    sets = sets_of(listed(web, "ipset", "list"))
+    assert len(sets) == 3
+    assert sets == sets_of(shown("`ipset list`:"))
