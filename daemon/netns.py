@@ -28,6 +28,7 @@ from pyroute2.netlink.rtnl import RTM_GETLINK
 
 from daemon.errors import NetnsError, NetnsGoneError
 from daemon.libc import LIBC
+from daemon.netlink import NLM_F_REQUEST, NLMSG_ERROR, Answer, answers, attr, attributes, error_number, pack
 
 Result = TypeVar("Result")
 
@@ -37,9 +38,6 @@ EXIT_LOST = 70
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 _SO_NETNS_COOKIE = 71
-_NLMSG_ERROR = 2
-_NLM_F_REQUEST = 1
-_HEADER_BYTES = 16
 _IFINFO_BYTES = 16
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO = 1, 3, 18
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
@@ -262,9 +260,7 @@ def link(ifname: str) -> Link | None:
 
     NetnsError: it can't be read.
     """
-    name = os.fsencode(ifname) + b"\0"
-    attribute = struct.pack("=HH", 4 + len(name), _IFLA_IFNAME) + name
-    return _read_link(0, attribute + bytes(-len(attribute) % 4))
+    return _read_link(0, attr(_IFLA_IFNAME, os.fsencode(ifname) + b"\0"))
 
 
 def link_by_index(ifindex: int) -> Link | None:
@@ -272,27 +268,25 @@ def link_by_index(ifindex: int) -> Link | None:
     return _read_link(ifindex, b"")
 
 
-def _read_link(ifindex: int, attributes: bytes) -> Link | None:
-    size = _HEADER_BYTES + _IFINFO_BYTES + len(attributes)
-    header = struct.pack("=IHHII", size, RTM_GETLINK, _NLM_F_REQUEST, 0, 0)
-    request = header + struct.pack("=BxHiII", 0, 0, ifindex, 0, 0) + attributes
+def _read_link(ifindex: int, named: bytes) -> Link | None:
+    body = struct.pack("=BxHiII", 0, 0, ifindex, 0, 0) + named
     try:
         with socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         ) as route:
-            route.send(request)
+            route.send(pack(RTM_GETLINK, NLM_F_REQUEST, 0, body))
             reply = _answer(route)
     except OSError as error:
         raise NetnsError("its links", f"can't be read: {error}") from error
-    if struct.unpack_from("=H", reply, 4)[0] == _NLMSG_ERROR:
-        number = -struct.unpack_from("=i", reply, 16)[0]
+    if reply.type == NLMSG_ERROR:
+        number = error_number(reply)
         if number == errno.ENODEV:
             return None
         raise NetnsError("its links", f"can't be read: {os.strerror(number)}")
-    return _decode_link(reply)
+    return _decode_link(reply.body)
 
 
-def _answer(route: socket.socket) -> bytes:
+def _answer(route: socket.socket) -> Answer:
     """What the kernel, which is number 0, answers: a privileged pod may send to any socket in its netns.
 
     Raises BlockingIOError where there is none: it comes before the request's send() returns.
@@ -300,32 +294,20 @@ def _answer(route: socket.socket) -> bytes:
     while True:
         reply, (sender, _) = route.recvfrom(1 << 16, socket.MSG_DONTWAIT)
         if sender == 0:
-            return reply
+            return next(answers(reply))
 
 
-def _decode_link(reply: bytes) -> Link:
+def _decode_link(body: bytes) -> Link:
     """The attributes that we need, behind a struct ifinfomsg whose index stands at byte 4."""
-    (ifindex,) = struct.unpack_from("=i", reply, _HEADER_BYTES + 4)
-    found = _attributes(reply, _HEADER_BYTES + _IFINFO_BYTES)
+    (ifindex,) = struct.unpack_from("=i", body, 4)
+    found = attributes(body, _IFINFO_BYTES)
     name, mac = os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")), found.get(_IFLA_ADDRESS, b"").hex(":")
-    return Link(name, ifindex, mac, _past_hooks(_attributes(found.get(_IFLA_LINKINFO, b""), 0)))
+    return Link(name, ifindex, mac, _past_hooks(attributes(found.get(_IFLA_LINKINFO, b""))))
 
 
 def _past_hooks(link_info: dict[int, bytes]) -> bool:
     kind = link_info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
     if kind not in _IPVLAN_KINDS:
         return False
-    mode = _attributes(link_info.get(_IFLA_INFO_DATA, b""), 0).get(_IFLA_IPVLAN_MODE, b"")
+    mode = attributes(link_info.get(_IFLA_INFO_DATA, b"")).get(_IFLA_IPVLAN_MODE, b"")
     return int.from_bytes(mode, sys.byteorder) == _IPVLAN_L3S
-
-
-def _attributes(raw: bytes, at: int) -> dict[int, bytes]:
-    """Netlink attributes from a place on, by kind."""
-    found: dict[int, bytes] = {}
-    while at + 4 <= len(raw):
-        length, kind = struct.unpack_from("=HH", raw, at)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = raw[at + 4 : at + length]
-        at += (length + 3) & ~3
-    return found

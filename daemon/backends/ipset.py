@@ -14,9 +14,6 @@ from daemon.backends.nfnetlink import (
     NLM_F_EXCL,
     SUBSYS_IPSET,
     Message,
-    attr,
-    attribute_list,
-    attributes,
     chunks,
     general,
     nest,
@@ -26,6 +23,7 @@ from daemon.backends.nfnetlink import (
 from daemon.errors import DataplaneError
 from daemon.memo import per_object
 from daemon.model import Address, Span
+from daemon.netlink import attr, attribute_list, attributes
 from daemon.planner import Elements, SetKind, SetSpec
 from daemon.policy.ruleset import Endpoint
 

@@ -1,4 +1,4 @@
-"""nfnetlink's wire format: attributes, messages, batches, answers. Pure; nfsocket.py carries them.
+"""nfnetlink's part of the wire format: messages, batches, refusals. Pure; nfsocket.py carries them.
 
 In: message bodies (nftmessages.py and ipset.py make them). Out: bytes for the kernel, and what its answers
 say. It knows no table, chain or set of ours.
@@ -9,7 +9,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-NLM_F_REQUEST = 0x1
+from daemon.netlink import NLM_F_REQUEST, Answer, attr, attributes, error_number, pack
+
 NLM_F_ACK = 0x4
 NLM_F_DUMP_INTR = 0x10
 NLM_F_EXCL = 0x200
@@ -19,7 +20,6 @@ NLM_F_APPEND = 0x800
 NLM_F_ACK_TLVS = 0x200
 
 NLA_F_NESTED = 0x8000
-NLA_TYPE_MASK = 0x3FFF
 
 SUBSYS_IPSET = 6
 SUBSYS_NFTABLES = 10
@@ -46,9 +46,6 @@ _IPSET_ERRORS = {
     4353: "ipset: an element that can't be",
 }
 
-_header = struct.Struct("=IHHII")
-_attribute = struct.Struct("=HH")
-
 
 class Message(NamedTuple):
     """One netlink message without its sequence number. subject: what it is about, for errors and listings."""
@@ -60,11 +57,6 @@ class Message(NamedTuple):
 
 
 # --- encoding --------------------------------------------------------------------------------------------
-
-
-def attr(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded to 4 bytes."""
-    return _attribute.pack(4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
 
 
 def nest(kind: int, *parts: bytes) -> bytes:
@@ -118,22 +110,7 @@ def encode_batch(messages: Sequence[Message], first: int, generation: int | None
     return b"".join(out)
 
 
-def pack(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """One message with its header."""
-    # Bodies are sequences of padded attributes, so the next header is aligned.
-    return _header.pack(16 + len(body), kind, flags, sequence, 0) + body
-
-
 # --- decoding --------------------------------------------------------------------------------------------
-
-
-class Answer(NamedTuple):
-    """One message from the kernel; body without the netlink header."""
-
-    type: int
-    flags: int
-    sequence: int
-    body: bytes
 
 
 class Refusal(NamedTuple):
@@ -147,38 +124,9 @@ class Refusal(NamedTuple):
     offset: int
 
 
-def answers(buffer: bytes) -> Iterator[Answer]:
-    """The messages in one received datagram."""
-    at = 0
-    while at + 16 <= len(buffer):
-        length, kind, flags, sequence, _ = _header.unpack_from(buffer, at)
-        yield Answer(kind, flags, sequence, buffer[at + 16 : at + length])
-        at += max(16, length + 3 & ~3)
-
-
-def attributes(body: bytes, start: int = 0) -> dict[int, bytes]:
-    """The attributes of a body from `start` on; of one kind the last."""
-    return dict(attribute_list(body, start))
-
-
-def attribute_list(body: bytes, start: int = 0) -> list[tuple[int, bytes]]:
-    """The attributes of a body in order."""
-    return [(kind & NLA_TYPE_MASK, value) for kind, value in raw_attributes(body, start)]
-
-
-def raw_attributes(body: bytes, start: int = 0) -> list[tuple[int, bytes]]:
-    """The attributes of a body in order; kinds with their flags (NLA_F_NESTED) as they stand there."""
-    found = []
-    while start + 4 <= len(body):
-        length, kind = _attribute.unpack_from(body, start)
-        found.append((kind, body[start + 4 : start + length]))
-        start += max(4, length + 3 & ~3)
-    return found
-
-
 def refusal(answer: Answer) -> Refusal | None:
     """What an NLMSG_ERROR says; None: it is an acknowledgement."""
-    number = -int(struct.unpack_from("=i", answer.body)[0])
+    number = error_number(answer)
     if number == 0:
         return None
     extended: dict[int, bytes] = {}

@@ -19,19 +19,14 @@ from daemon.backends.nfnetlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
-    NLM_F_REQUEST,
-    Answer,
     Message,
     Refusal,
-    answers,
-    attribute_list,
-    attributes,
     encode_batch,
     error_text,
-    pack,
     refusal,
 )
 from daemon.errors import DataplaneError, TransactionError
+from daemon.netlink import NLM_F_REQUEST, NLMSG_ERROR, Answer, answers, attribute_list, attributes, pack
 
 DEADLINE_SECONDS = 2.0
 """The kernel answers a batch before send() returns; anything near this is a kernel that does not work."""
@@ -40,7 +35,6 @@ MAX_DUMP_BYTES = 64 << 20
 """A privileged pod can fill its own netns with tables; a dump of them must not fill our memory."""
 
 _NETLINK_NETFILTER = 12
-_NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
@@ -129,7 +123,7 @@ class NetfilterSocket:
         refused: TransactionError | None = None
         waiting = len(messages)
         for answer in self._receive(time.monotonic() + DEADLINE_SECONDS):
-            if answer.type != _NLMSG_ERROR or not first <= answer.sequence < first + len(messages):
+            if answer.type != NLMSG_ERROR or not first <= answer.sequence < first + len(messages):
                 continue
             complaint = refusal(answer)
             if complaint is not None and refused is None:
@@ -175,7 +169,7 @@ class NetfilterSocket:
         raise DataplaneError(f"{message.subject}: the dump did not end")
 
     def _raise(self, message: Message, answer: Answer) -> None:
-        refused = refusal(answer) if answer.type == _NLMSG_ERROR else None
+        refused = refusal(answer) if answer.type == NLMSG_ERROR else None
         if refused is not None:
             raise TransactionError(refused.errno, error_text(refused.errno), message.subject, refused.text)
 
@@ -193,7 +187,7 @@ class NetfilterSocket:
         """The first refusal by sequence number, None when the batch was committed."""
         refused: tuple[int, Refusal] | None = None
         for answer in self._receive(time.monotonic() + DEADLINE_SECONDS):
-            if answer.type != _NLMSG_ERROR or not first <= answer.sequence <= last:
+            if answer.type != NLMSG_ERROR or not first <= answer.sequence <= last:
                 continue
             complaint = refusal(answer)
             if complaint is not None and refused is None:

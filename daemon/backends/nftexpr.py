@@ -8,7 +8,8 @@ by hand.
 import struct
 from functools import lru_cache
 
-from daemon.backends.nfnetlink import attr, nest, string, u32
+from daemon.backends.nfnetlink import nest, string, u32
+from daemon.netlink import attr
 
 TABLE_FAMILY = 1
 """NFPROTO_INET."""

@@ -13,7 +13,6 @@ from daemon.backends.nfnetlink import (
     NLM_F_CREATE,
     SUBSYS_NFTABLES,
     Message,
-    attr,
     chunks,
     general,
     nest,
@@ -23,6 +22,7 @@ from daemon.backends.nfnetlink import (
 from daemon.backends.nftexpr import TABLE_FAMILY
 from daemon.memo import per_object
 from daemon.model import Address, Span
+from daemon.netlink import attr
 from daemon.planner import Elements, SetKind
 from daemon.policy.ruleset import Endpoint
 

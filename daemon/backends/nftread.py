@@ -7,23 +7,13 @@ import errno
 from collections.abc import Iterator
 
 from daemon.backends import nftmessages as nft
-from daemon.backends.nfnetlink import (
-    NLA_F_NESTED,
-    NLA_TYPE_MASK,
-    SUBSYS_NFTABLES,
-    Message,
-    attr,
-    attribute_list,
-    attributes,
-    general,
-    raw_attributes,
-    string,
-)
+from daemon.backends.nfnetlink import NLA_F_NESTED, SUBSYS_NFTABLES, Message, general, string
 from daemon.backends.nfsocket import NetfilterSocket
 from daemon.backends.nftexpr import TABLE_FAMILY
 from daemon.backends.nftrender import Found, FoundSet, render
 from daemon.backends.shape import shown
 from daemon.errors import TransactionError
+from daemon.netlink import NLA_TYPE_MASK, attr, attribute_list, attributes, raw_attributes
 from daemon.planner import Program, make_plan
 
 _GETTABLE, _GETCHAIN, _GETRULE, _GETSET, _GETELEMENT, _GETGEN, _GETOBJECT = 1, 4, 7, 10, 13, 16, 19

@@ -50,6 +50,7 @@ PURE = (
     "daemon.intervals",
     "daemon.memo",
     "daemon.model",
+    "daemon.netlink",
     "daemon.policy",
     "daemon.planner",
     "daemon.program",
@@ -100,7 +101,7 @@ MAY_IMPORT = [
         ),
     ),
     ("daemon.libc", ()),
-    ("daemon.netns", ("daemon.errors", "daemon.libc", "daemon.log")),
+    ("daemon.netns", ("daemon.errors", "daemon.libc", "daemon.log", "daemon.netlink")),
     (
         "daemon.backends",
         ("daemon.backends", *PURE, "daemon.netns", "daemon.errors", "daemon.libc", "daemon.log"),

@@ -14,14 +14,12 @@ from daemon.backends.nfnetlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Message,
-    attr,
-    attribute_list,
-    attributes,
     chunks,
     error_text,
     nest,
 )
 from daemon.model import Span
+from daemon.netlink import attr, attribute_list, attributes
 from daemon.planner import Elements, SetKind, SetSpec
 
 TCP = 6

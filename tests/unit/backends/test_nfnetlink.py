@@ -1,29 +1,12 @@
-"""The wire format: attributes, batches, and what a refusal says."""
+"""The wire format: numbers, batches, and what a refusal says."""
 
 import struct
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from daemon.backends import nfnetlink as nl
-from daemon.backends.nfnetlink import Answer, Message
-
-attribute_lists = st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40)))
-
-
-@given(attribute_lists)
-def test_attributes_come_back(wanted: list[tuple[int, bytes]]) -> None:
-    body = b"".join(nl.attr(kind, payload) for kind, payload in wanted)
-    assert len(body) % 4 == 0
-    assert nl.attribute_list(body) == wanted
-
-
-@given(st.binary(max_size=200))
-def test_no_bytes_make_reading_fail(body: bytes) -> None:
-    """The kernel is trusted, but a reader that never ends would take the daemon's thread with it."""
-    nl.attribute_list(body)
-    list(nl.answers(body))
+from daemon.backends.nfnetlink import Message
+from daemon.netlink import NLM_F_REQUEST, Answer, answers, attr, attributes
 
 
 @pytest.mark.parametrize(
@@ -45,24 +28,24 @@ def test_pieces_fit_a_nested_attribute(size: int) -> None:
 
 def test_batch_is_framed_and_only_its_last_message_asks_for_an_answer() -> None:
     messages = [Message(0x0A00, nl.NLM_F_CREATE, nl.general(1), name) for name in "abc"]
-    found = list(nl.answers(nl.encode_batch(messages, 10)))
+    found = list(answers(nl.encode_batch(messages, 10)))
     assert [a.type for a in found] == [16, 0x0A00, 0x0A00, 0x0A00, 17]
     assert [a.sequence for a in found] == [10, 11, 12, 13, 14]
     assert [bool(a.flags & nl.NLM_F_ACK) for a in found] == [False, False, False, True, False]
-    assert all(a.flags & nl.NLM_F_REQUEST for a in found)
+    assert all(a.flags & NLM_F_REQUEST for a in found)
 
 
 def test_batch_can_insist_on_a_generation() -> None:
-    begin = next(nl.answers(nl.encode_batch([Message(0, 0, b"", "a")], 1, generation=7)))
-    assert nl.attributes(begin.body, 4) == {1: nl.u32(7)}
+    begin = next(answers(nl.encode_batch([Message(0, 0, b"", "a")], 1, generation=7)))
+    assert attributes(begin.body, 4) == {1: nl.u32(7)}
 
 
 def error(number: int, text: str = "", offset: int | None = None) -> Answer:
     body = struct.pack("=i", -number) + bytes(16)
     if text:
-        body += nl.attr(1, nl.string(text))
+        body += attr(1, nl.string(text))
     if offset is not None:
-        body += nl.attr(2, struct.pack("=I", offset))
+        body += attr(2, struct.pack("=I", offset))
     return Answer(2, nl.NLM_F_ACK_TLVS if text or offset is not None else 0, 1, body)
 
 

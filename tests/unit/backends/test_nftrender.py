@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from daemon.backends import nfttext
-from daemon.backends.nfnetlink import attributes
 from daemon.backends.nftrender import HOOKS, Found, FoundSet, render
+from daemon.netlink import attributes
 from daemon.planner import GateRequest, Plan, Program, denied_gate, make_plan, make_program
 from daemon.policy.ruleset import OPEN, BlockSet, EndpointSet, Match, Members, Ruleset
 from tests.unit.backends.walk import NETWORKS, TCP, UDP, pods
