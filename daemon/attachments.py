@@ -103,20 +103,17 @@ class RecordStore:
         notes: list[tuple[str, str]] = []
         for path in sorted(self._directory.glob("*.json")):
             try:
-                if path.stat().st_size == 0:
-                    path.unlink()
-                    notes.append((path.name, "dropped: empty, so its ADD neither programmed nor answered"))
-                    continue
                 record = _decode(path)
             except (msgspec.MsgspecError, ValueError, OSError) as error:
                 self._set_aside(path)
                 notes.append((path.name, f"set aside, its rules stay as they are: {error}"))
                 continue
-            if record.boot_id != self._boot_id:
-                path.unlink(missing_ok=True)
-                notes.append((path.name, "dropped: of another boot"))
+            if record is not None and record.boot_id == self._boot_id:
+                records.append(record)
                 continue
-            records.append(record)
+            path.unlink(missing_ok=True)
+            empty = "empty, so its ADD neither programmed nor answered"
+            notes.append((path.name, f"dropped: {empty if record is None else 'of another boot'}"))
         for leftover in self._directory.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
         return Loaded(tuple(records), tuple(notes))
@@ -174,8 +171,12 @@ def _replace(path: Path, encoded: bytes) -> None:
         raise
 
 
-def _decode(path: Path) -> Record:
-    if path.stat().st_size > MAX_RECORD_BYTES:
+def _decode(path: Path) -> Record | None:
+    """None: nothing was written yet."""
+    size = path.stat().st_size
+    if size == 0:
+        return None
+    if size > MAX_RECORD_BYTES:
         raise ValueError(f"larger than {MAX_RECORD_BYTES} bytes")
     raw = path.read_bytes()
     version = msgspec.json.decode(raw, type=_Versioned).version
