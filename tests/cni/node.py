@@ -110,9 +110,8 @@ class Node:
         return self.lab.folder / "ipam"
 
     def wait_synced(self) -> None:
-        """Wait until all manifests are in force, without the start of a mnpctl."""
-        reply = self.daemon.rpc({"v": 1, "op": "wait", "timeoutMs": 20_000})
-        assert reply["result"]["synced"], reply
+        """Wait until all manifests are in force."""
+        self.daemon.wait_synced()
 
     # --- runs --------------------------------------------------------------------------------------------
 

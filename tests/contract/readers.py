@@ -7,13 +7,13 @@ kernel gave its parts. It shares nothing with the daemon's own reading, but for 
 import json
 import re
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from daemon.backends.fake import FakeBackend, FakeTable
 from daemon.program import chain_name
+from tests.lab.programs import run
 
 _TABLE = ("inet", "multi-networkpolicy")
 
@@ -42,13 +42,6 @@ class State:
 
 
 NOTHING = State({}, {}, ())
-
-
-def run(*line: str, text: str | None = None) -> str:
-    """A program's output; it must succeed."""
-    ran = subprocess.run(line, input=text, text=True, capture_output=True, check=False)
-    assert ran.returncode == 0, f"{' '.join(line)}: {ran.stderr}"
-    return ran.stdout
 
 
 # --- the fake -------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from daemon import netns
 from daemon.backends.base import Backend
 from daemon.planner import Program, make_plan
-from tests.contract.readers import run
 from tests.contract.scenarios import ALL, PORTS, Scenario, Wants
 from tests.contract.words import FAMILIES, FRIEND, STRANGER, indexed, text
 from tests.lab import Attachment, Lab, Prober, Target, is_blocked
 from tests.lab.lab import Pod
 from tests.lab.prober import BLOCKED_TIMEOUT, OPEN_TIMEOUT, probe_all
+from tests.lab.programs import run
 
 LANS = ("net1", "net2")
 _PREFIX_LENGTHS = {4: 16, 6: 64}

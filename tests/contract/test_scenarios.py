@@ -10,10 +10,11 @@ from daemon.model import Direction
 from daemon.planner import Plan, Program, RuleSpec, chain_name, make_plan
 from tests.contract.backends import BACKENDS, Seams, Subject
 from tests.contract.counting import CLASSES, met, unclassified, wanted
-from tests.contract.readers import NOTHING, State, run
+from tests.contract.readers import NOTHING, State
 from tests.contract.runs import Runs
 from tests.contract.scenarios import SCENARIOS, UNGOVERNED, A, B, Scenario, ingress
 from tests.contract.words import permit, tcp
+from tests.lab.programs import run
 
 on_each_backend = pytest.mark.parametrize("subject", BACKENDS, ids=str)
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=str)

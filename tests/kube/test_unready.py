@@ -189,8 +189,7 @@ def test_two_daemons_of_two_nodes(world: KubeWorld) -> None:
         "Pod", world.space, "far", {"metadata": {"annotations": {objects.STATUS: json.dumps(status)}}}
     )
     world.sync()
-    reply = other.rpc({"v": 1, "op": "wait", "timeoutMs": 20_000})
-    assert reply["result"]["synced"]
+    other.wait_synced()
     far.pod.prober.serve(PORT)
     target = Target("tcp", far.ipv4, PORT, 3.0)
     assert world.attachments["a"].pod.prober.probe(target) == ["open"]

@@ -19,7 +19,7 @@ from tests.netns.lifeworld import PORT, Trio
 ELSEWHERE = "elsewhere"
 CLIENTS = ("a", "b")
 _spaces = itertools.count(1)
-_SYNC_MS = 60_000
+_SYNC_SECONDS = 60.0
 
 
 class KubeWorld(Trio):
@@ -130,9 +130,8 @@ class KubeWorld(Trio):
         self.sync()
 
     def sync(self) -> None:
-        """Wait until all that the server holds is in force, without the start of a mnpctl."""
-        reply = self.daemon.rpc({"v": 1, "op": "wait", "timeoutMs": _SYNC_MS}, _SYNC_MS / 1000 + 10)
-        assert reply["result"]["synced"], (reply, self.daemon.log[-4000:])
+        """Wait until all that the server holds is in force."""
+        self.daemon.wait_synced(_SYNC_SECONDS)
 
     def label(self, name: str, **labels: str | None) -> None:
         """Set labels of a pod (None: remove), and wait until that is in force."""

@@ -179,7 +179,7 @@ class Daemon:
         """Wait until all that the manifests hold now is in the kernel, as `mnpctl wait --synced` does."""
         request = {"v": 1, "op": "wait", "timeoutMs": int(timeout * 1000)}
         try:
-            reply = self.rpc(request, timeout + 1)
+            reply = self.rpc(request, timeout + 10)
         except OSError as error:
             raise self._error(f"does not answer: {error}") from error
         if not (reply["ok"] and reply["result"]["synced"]):

@@ -20,13 +20,13 @@ from tests.lab import Attachment, Daemon, Lab, Prober, Target, is_blocked
 from tests.lab import Pod as LabPod
 from tests.lab.namespaces import inside
 from tests.lab.objects import Object
-from tests.lab.prober import BLOCKED_TIMEOUT, OPEN_TIMEOUT
+from tests.lab.prober import BLOCKED_TIMEOUT, OPEN_TIMEOUT, probe_all
 from tests.netns.enroll import add, must
 from tests.semantics import FAMILIES, Case, Plan, Pod, Probe
 
 FIRST_SOURCE_PORT = 20_000
 _PREFIX_LENGTHS = (24, 64)
-_SYNC_MS = 30_000
+_SYNC_SECONDS = 30.0
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -102,8 +102,7 @@ class Crowd:
         """Put the objects of all cases in force."""
         for placed in self.placed:
             self._daemon.apply(placed.prefix, placed.objects(family, with_policies=with_policies))
-        reply = self._daemon.rpc({"v": 1, "op": "wait", "timeoutMs": _SYNC_MS})
-        assert reply["ok"], reply
+        self._daemon.wait_synced(_SYNC_SECONDS)
 
     def enroll(self, choose: Callable[[Placed], Iterable[Pod]]) -> None:
         """ADD for the chosen pods of each case."""
@@ -117,13 +116,12 @@ class Crowd:
         for placed, probes in tries.items():
             for probe in probes:
                 by_prober.setdefault(placed.pods[probe.source.key].prober, []).append((placed, probe))
-        numbers = {
-            prober: prober.start_probes([placed.target(probe) for placed, probe in some])
-            for prober, some in by_prober.items()
-        }
+        verdicts = probe_all(
+            {prober: [placed.target(one) for placed, one in some] for prober, some in by_prober.items()}
+        )
         wrong: dict[str, list[str]] = {str(placed.case): [] for placed in tries}
-        for prober, number in numbers.items():
-            for (placed, probe), verdict in zip(by_prober[prober], prober.result(number), strict=True):
+        for prober, some in by_prober.items():
+            for (placed, probe), verdict in zip(some, verdicts[prober], strict=True):
                 if verdict != "open" if probe.want else not is_blocked(verdict):
                     wrong[str(placed.case)].append(f"{probe}: {verdict}")
         return wrong

@@ -21,6 +21,7 @@ from daemon.planner import EMPTY, ChainSpec, Gate, Program, RuleSpec, SetKind, S
 from tests.lab import Lab
 from tests.lab.kernelview import IPTABLES
 from tests.lab.polling import poll
+from tests.lab.programs import run
 from tests.unit.backends.walk import Walk
 
 
@@ -43,12 +44,6 @@ def inside(lab: Lab) -> Iterator[None]:
     """The test runs in an empty pod's namespace."""
     with netns.entered(str(lab.pod("alone").netns), None):
         yield
-
-
-def run(*line: str) -> str:
-    ran = subprocess.run(line, text=True, capture_output=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
 
 
 def shell(script: str) -> None:

@@ -3,7 +3,6 @@
 import errno
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +30,7 @@ from daemon.planner import (
 )
 from daemon.policy.ruleset import Members
 from tests.lab import Lab
+from tests.lab.programs import run
 from tests.unit.backends.walk import Walk
 
 TABLE = "inet multi-networkpolicy"
@@ -50,9 +50,7 @@ def inside(lab: Lab) -> Iterator[None]:
 
 
 def nft(*arguments: str, text: str | None = None) -> str:
-    ran = subprocess.run(["nft", *arguments], input=text, text=True, capture_output=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    return run("nft", *arguments, text=text)
 
 
 def listed() -> list[str]:

@@ -15,11 +15,16 @@ SHOWN_ID = "7f3a9c21b0de"
 """The container's ID in the documentation."""
 
 
-def shown(heading: str) -> list[str]:
-    """The lines of the first block behind these words, without their indentation."""
-    block = re.search(r"```\w*\n(.*?)```", DOC[DOC.index(heading) :], re.DOTALL)
-    assert block is not None
-    return lines_of(block[1])
+def block_behind(words: str) -> str:
+    """The first block behind these words."""
+    found = re.search(r"```\w*\n(.*?)```", DOC[DOC.index(words) :], re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def shown(words: str) -> list[str]:
+    """The lines of that block, without their indentation."""
+    return lines_of(block_behind(words))
 
 
 def lines_of(text: str) -> list[str]:
@@ -34,7 +39,8 @@ def web(lab: Lab) -> Pod:
 @pytest.fixture
 def daemon(lab: Lab, web: Pod, backend: str) -> Daemon:
     """The documentation's policy is in force on the pod `web`."""
-    (policy,) = yaml.safe_load_all("\n".join(["apiVersion: k8s.cni.cncf.io/v1beta1", block_of("yaml")]))
+    shown_policy = yaml.safe_load(block_behind("## One policy, both ways"))
+    policy = {"apiVersion": "k8s.cni.cncf.io/v1beta1", **shown_policy}
     daemon = lab.daemon(backend=backend)
     attachment = lab.attach(web)
     status = [objects.status_entry("default/net1", "net1", ["10.1.0.2", "fd00:1::2"])]
@@ -46,10 +52,6 @@ def daemon(lab: Lab, web: Pod, backend: str) -> Daemon:
     daemon.wait_synced()
     must(add(daemon, attachment))
     return daemon
-
-
-def block_of(language: str) -> str:
-    return DOC.partition(f"```{language}\n")[2].partition("```")[0]
 
 
 def listed(pod: Pod, *command: str) -> list[str]:

@@ -25,10 +25,12 @@ from daemon.backends.nftables import NftablesBackend
 from daemon.backends.xtables import ScratchTables
 from daemon.backends.xtsockopt import MAX_TABLE_BYTES
 from daemon.errors import DataplaneError
+from daemon.netlink import NLMSG_ERROR
 from daemon.planner import GateRequest, Program, make_plan, make_program
 from daemon.policy.ruleset import BlockSet, Match, Members, Ruleset
 from daemon.rivals import Rivals
 from tests.lab import Lab
+from tests.lab.programs import run
 from tests.unit.backends.walk import pods
 
 FRIENDS = pods("friend")
@@ -37,7 +39,6 @@ MEMBERS = Members(ADDRESSES)
 WEB = Ruleset((Match(FRIENDS, ((6, (80, 80)),), ("default/web ingress[0]",)),), None)
 REAPER = Reaper()
 _NETLINK_NETFILTER = 12
-_NLMSG_ERROR = 2
 
 
 @pytest.fixture
@@ -54,12 +55,6 @@ def inside(lab: Lab) -> Iterator[None]:
 
 def program(members: Members = MEMBERS, ruleset: Ruleset = WEB) -> Program:
     return make_program([GateRequest("net1", 7, "c0ffee net1", ruleset)], lambda _: members, True)
-
-
-def run(*line: str, text: str | None = None) -> str:
-    ran = subprocess.run(line, input=text, text=True, capture_output=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
 
 
 def the_set() -> str:
@@ -240,7 +235,7 @@ class LiedTo(socket.socket):
         if self.getsockname()[0] == 0:
             self.bind((0, 0))
         sequence = int.from_bytes(wire[8:12], sys.byteorder)
-        lie = struct.pack("=IHHIIi", 20, _NLMSG_ERROR, 0, sequence, 0, -errno.ENODEV)
+        lie = struct.pack("=IHHIIi", 20, NLMSG_ERROR, 0, sequence, 0, -errno.ENODEV)
         with socket.socket(self.family, self.type, self.proto) as liar:
             liar.sendto(lie, self.getsockname())
         LiedTo.lies += 1

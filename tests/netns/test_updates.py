@@ -90,8 +90,7 @@ def enforce(siege: Siege[World], *specs: dict[str, Any]) -> None:
 
 
 def wait(siege: Siege[World]) -> None:
-    reply = siege.world.daemon.rpc({"v": 1, "op": "wait", "timeoutMs": 20_000})
-    assert reply["ok"], reply
+    siege.world.daemon.wait_synced()
 
 
 def hashed(siege: Siege[World]) -> list[dict[str, Any]]:

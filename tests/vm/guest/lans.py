@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pyroute2 import IPRoute
 
-from tests.lab import CnitoolRun, Daemon, Lab, objects
+from tests.lab import CnitoolRun, Daemon, Lab, Target, objects
 from tests.lab.lab import Network
 from tests.lab.lab import Pod as LabPod
 from tests.lab.namespaces import inside
@@ -83,14 +83,22 @@ class Lan:
         timeouts = (OPEN_TIMEOUT, BLOCKED_TIMEOUT)
         return Placed(mine, self.prefix, self.pods, None, self._source_ports, timeouts)
 
+    def probe_subject(self, source: str, port: int, timeout: float) -> list[str]:
+        """Probe a TCP port of the pod s in both families; the verdicts."""
+        addresses = [Plan(family).address(self._host("s")) for family in FAMILIES]
+        return self.pods[source].prober.probe(*(Target("tcp", one, port, timeout) for one in addresses))
+
+    def _host(self, key: str) -> int:
+        (host,) = (pod.interfaces[0].host for pod in self.inside if pod.key == key)
+        return host
+
     def conflist(self, key: str, guard: bool = False) -> Object:
         """The chain of the driver's plugin and ours for a pod."""
         kind, _, mode = self.driver.partition("-")
-        (host,) = (pod.interfaces[0].host for pod in self.inside if pod.key == key)
         chain = objects.conflist(
             "net1",
             self.name,
-            _with_length(host),
+            _with_length(self._host(key)),
             plugin={**self._daemon.plugin_keys, "netAttachDef": f"{self.prefix}default/net1"},
             guard=self._daemon.plugin_keys if guard else None,
             kind=kind,

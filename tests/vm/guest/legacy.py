@@ -7,11 +7,11 @@ import contextlib
 import subprocess
 from pathlib import Path
 
-from tests.lab import Daemon, Lab, Target, is_blocked
+from tests.lab import Daemon, Lab, is_blocked
 from tests.lab.namespaces import inside
 from tests.lab.polling import poll
 from tests.netns.crowd import Crowd
-from tests.semantics import FAMILIES, Case, Plan
+from tests.semantics import Case
 from tests.semantics.case import pod, policy, tcp
 from tests.vm.cases import LEGACY, VmCase
 from tests.vm.guest.lans import BLOCKED_TIMEOUT, OPEN_TIMEOUT, OUTSIDE, Lan
@@ -86,10 +86,7 @@ def _is_open(verdicts: list[str]) -> bool:
 
 
 def _verdicts(lan: Lan, port: int, open_: bool) -> list[str]:
-    (host,) = (pod.interfaces[0].host for pod in lan.inside)
-    timeout = OPEN_TIMEOUT if open_ else BLOCKED_TIMEOUT
-    targets = [Target("tcp", Plan(family).address(host), port, timeout) for family in FAMILIES]
-    return lan.pods[OUTSIDE].prober.probe(*targets)
+    return lan.probe_subject(OUTSIDE, port, OPEN_TIMEOUT if open_ else BLOCKED_TIMEOUT)
 
 
 def _listing(netns: Path) -> list[str]:
