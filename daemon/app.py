@@ -32,6 +32,7 @@ from daemon.errors import ConfigError, MultiNetworkPolicyError
 from daemon.inbox import Inbox
 from daemon.lifecycle import Lifecycle, LifecycleSettings
 from daemon.metrics import MetricsServer
+from daemon.policy.budget import Budget
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
 from daemon.report import Report
@@ -118,7 +119,7 @@ class Daemon:
         self._source = make_source(settings, lambda update: self._dataplane.post_update(update))
         source = self._source
         inbox = Inbox()
-        store = Store(settings.common_rules)
+        store = Store(settings.common_rules, Budget(settings.namespace_rules, settings.namespace_elements))
         records = RecordStore(settings.state_dir / "attachments", _boot_id())
         reconciler = Reconciler(
             store, choice.backend, clock, lambda sandbox: upkeep.on_gone(sandbox), choice.rivals

@@ -20,10 +20,12 @@ from daemon.errors import ConfigError
 from daemon.kubeyaml import YamlError, load_yaml
 from daemon.log import FORMATS, LEVELS
 from daemon.model import CommonRules
+from daemon.policy.budget import DEFAULT
 
 BACKENDS = ("auto", "nftables", "iptables")
 PREFIX = "MNP_"
 MAX_FILE = 4 * 1024 * 1024
+MOST_COUNTED = 100_000_000
 
 ReadFile: TypeAlias = Callable[[str], bytes]
 
@@ -52,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     common_rules: CommonRules
     multus_cache_dir: Path
     events: bool
+    namespace_rules: int
+    namespace_elements: int
     sources: tuple[tuple[str, str, str], ...]
 
     def origins(self) -> tuple[tuple[str, str, str], ...]:
@@ -109,6 +113,12 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("expected true or false")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_COUNTED:
+        raise ValueError(f"expected a number from 1 to {MOST_COUNTED}")
     return value
 
 
@@ -224,6 +234,22 @@ OPTIONS: tuple[_Option, ...] = (
         "allowIpv6SrcPrefixes", [], _prefixes, "allow what comes in from these prefixes", _parse_list, "LIST"
     ),
     _Option("allowIpv6DstPrefixes", [], _prefixes, "allow what goes to these prefixes", _parse_list, "LIST"),
+    _Option(
+        "namespaceRules",
+        DEFAULT.rules,
+        _count,
+        "rules that the policies of one namespace may come to; beyond that the largest permit nothing",
+        int,
+        "NUMBER",
+    ),
+    _Option(
+        "namespaceElements",
+        DEFAULT.elements,
+        _count,
+        "addresses, ports and selectors (ten each) of one namespace's policies, and pods in their sets",
+        int,
+        "NUMBER",
+    ),
     _Option("events", True, _flag, "Events on policies and pods for what is reported", _parse_flag, "BOOL"),
     _Option("multusCacheDir", "/var/lib/cni/multus", _path, "where Multus notes its delegates", _same, "DIR"),
 )

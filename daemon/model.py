@@ -59,6 +59,9 @@ class ObjectKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
 
 # --- selectors -------------------------------------------------------------------------------------------
 
+# A tenant may write tens of thousands of the types with gc=False. They hold nothing that could lead back to
+# them, so the garbage collector, which stops all threads, need not look at them.
+
 
 class Operator(StrEnum):
     """Label selector operators; NotIn and DoesNotExist match what lacks the key (A4)."""
@@ -69,7 +72,7 @@ class Operator(StrEnum):
     DOES_NOT_EXIST = "DoesNotExist"
 
 
-class Requirement(msgspec.Struct, frozen=True, order=True):
+class Requirement(msgspec.Struct, gc=False, frozen=True, order=True):
     """One condition of a selector. values: sorted, without duplicates; empty for Exists and DoesNotExist."""
 
     key: str
@@ -77,7 +80,7 @@ class Requirement(msgspec.Struct, frozen=True, order=True):
     values: tuple[str, ...] = ()
 
 
-class Selector(msgspec.Struct, frozen=True, cache_hash=True):
+class Selector(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
     """A label selector: all requirements hold (A4). Sorted, so that equal selectors are equal values.
 
     `matchLabels` k=v is the requirement `k In (v)`. No requirement: selects all.
@@ -89,7 +92,7 @@ class Selector(msgspec.Struct, frozen=True, cache_hash=True):
 # --- policies --------------------------------------------------------------------------------------------
 
 
-class Block(msgspec.Struct, frozen=True, cache_hash=True):
+class Block(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
     """An ipBlock: `cidr` minus its own `except` (C6), resolved once at decoding.
 
     text: as the author wrote it, for people. family: 4 or 6. spans: sorted, disjoint, not adjacent; may be
@@ -101,7 +104,7 @@ class Block(msgspec.Struct, frozen=True, cache_hash=True):
     spans: tuple[Span, ...]
 
 
-class PodPeer(msgspec.Struct, frozen=True, cache_hash=True):
+class PodPeer(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
     """A peer given by selectors (C2, C3).
 
     namespaces None: the policy's own namespace. pods: {} when absent.
@@ -114,7 +117,7 @@ class PodPeer(msgspec.Struct, frozen=True, cache_hash=True):
 Peer: TypeAlias = Block | PodPeer
 
 
-class Port(msgspec.Struct, frozen=True):
+class Port(msgspec.Struct, gc=False, frozen=True):
     """One well-formed item of `ports`.
 
     protocol: IP protocol number. name: a container port's name (D4), then `span` is None.

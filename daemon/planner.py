@@ -1,6 +1,6 @@
 """Desired and actual to a plan: which elements, chains and entries change, and what is stale. Pure.
 
-In: the Program that shall be in a netns (program.py makes it) and the one that was applied last, or None.
+In: the Program that shall be in a netns (desired.py makes it) and the one that was applied last, or None.
 Out: a Plan, the steps from the one to the other, and a program's digest. A backend renders a Plan; this
 module knows no backend. What 250 netns share is compared by identity, and a shared set's difference is
 computed once for all.
@@ -21,13 +21,13 @@ from daemon.program import (
     Elements,
     Gate,
     GateRequest,
+    PortSpec,
     Program,
     RuleSpec,
     SetKind,
     SetSpec,
     chain_name,
     denied_gate,
-    make_program,
 )
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Gate",
     "GateRequest",
     "Plan",
+    "PortSpec",
     "Program",
     "RuleSpec",
     "SetChange",
@@ -53,8 +54,9 @@ __all__ = [
     "dispatches",
     "in_commits",
     "make_plan",
-    "make_program",
 ]
+
+_INTERVALS = (SetKind.SPANS, SetKind.PORTS)
 
 _MEMO_ENTRIES = 1024
 
@@ -161,17 +163,18 @@ def in_commits(plan: Plan) -> tuple[Plan, ...]:
     """A plan as the commits that it takes, each at least as strict as both ends (E5).
 
     A packet under way keeps the rules that it came in with, but sees elements as of now. Hence:
-    - sets of spans come a commit before the rules that look them up, for their elements become visible late;
+    - sets of spans, of addresses or of ports, come a commit before the rules that look them up, for their
+      elements become visible late;
     - where rules and members of a set that stays change together, members that are added come a commit after
       the new rules: the old ones might permit them what neither end permits.
     """
     if plan.reset or not plan.chains:
         return (plan,)
-    spans = tuple(spec for spec in plan.new_sets if spec.kind is SetKind.SPANS)
+    spans = tuple(spec for spec in plan.new_sets if spec.kind in _INTERVALS)
     growing = tuple(change for change in plan.set_changes if change.added)
     main = msgspec.structs.replace(
         plan,
-        new_sets=tuple(spec for spec in plan.new_sets if spec.kind is not SetKind.SPANS),
+        new_sets=tuple(spec for spec in plan.new_sets if spec.kind not in _INTERVALS),
         set_changes=tuple(
             msgspec.structs.replace(change, added=frozenset())
             for change in plan.set_changes

@@ -1,56 +1,35 @@
-"""Rulesets to a Program: all that shall be in one netns, by stable names. Pure; knows no backend.
+"""All that shall be in one netns, by stable names: sets, rules, chains, interfaces. Pure; knows no backend.
 
-In: the rulesets of the attachments in one netns, and what the shared peer sets hold. Out: a Program.
-What one ruleset comes to is made once and then found by the ruleset's identity; a set's spec is one object
-for all programs that hold it. So a peer's change costs a program one look-up a set, and the planner
-compares by identity.
+In: nothing. Out: the types that desired.py makes, planner.py compares and backends carry out, and what is
+said of them alike: the part of one attachment, the closed form of all, names.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import StrEnum
-from functools import lru_cache
 from hashlib import sha256
 from typing import TypeAlias
 
 import msgspec
 
-from daemon.memo import memoize, per_object
-from daemon.model import ALL_PORTS, Address, Direction, Span
-from daemon.policy.ruleset import (
-    BlockSet,
-    Endpoint,
-    EndpointSet,
-    Match,
-    Members,
-    PeerRef,
-    PodSet,
-    PortMatch,
-    Ports,
-    Ruleset,
-)
-from daemon.wording import bounded, describe_peer
+from daemon.model import Address, Direction, Span
+from daemon.policy.ruleset import Endpoint, Ruleset
 
-_MEMO_GATES = 4096
-"""Of one ruleset. Most rulesets have one; the open one has every attachment that no policy governs."""
-
-_MEMO_ELEMENTS = 500_000
-"""Addresses that specs of shared sets hold on to: those of former members too, 50 bytes each."""
-
-_DIGEST_DIGITS = 12
 _LABEL_LETTERS, _LABEL_DIGITS = 6, 8
 _DIGEST_LABEL = re.compile(rf".*-[0-9a-f]{{{_LABEL_DIGITS}}}")
 
 
 class SetKind(StrEnum):
-    """HOSTS: single addresses (hash). SPANS: address ranges (interval). ENDPOINTS.
+    """What a set's elements are, which decides its form in the kernel.
 
-    Address and port (hash).
+    HOSTS: single addresses (hash). SPANS: address ranges (interval). ENDPOINTS: address, protocol and port
+    (hash). PORTS: port ranges (interval, or a bitmap).
     """
 
     HOSTS = "hosts"
     SPANS = "spans"
     ENDPOINTS = "endpoints"
+    PORTS = "ports"
 
 
 Elements: TypeAlias = frozenset[Address] | frozenset[Endpoint] | frozenset[Span]
@@ -58,13 +37,28 @@ Elements: TypeAlias = frozenset[Address] | frozenset[Endpoint] | frozenset[Span]
 
 
 class SetSpec(msgspec.Struct, frozen=True):
-    """One named set. name: a stable digest of what it stands for; comment: what that is, for people."""
+    """One named set. name: a stable digest of what it stands for; comment: what that is, for people.
+
+    family: 4 or 6; 0 for ports, which have none.
+    """
 
     name: str
     kind: SetKind
     family: int
     elements: Elements
     comment: str
+
+
+class PortSpec(msgspec.Struct, frozen=True, cache_hash=True):
+    """What a rule says of ports: one protocol, and which of its destination ports.
+
+    span: one port or range, which is compared. set_name: a set with several, which is looked up: two look-ups
+    judge a packet then, however many peers and ports there are. Neither: the protocol as a whole.
+    """
+
+    protocol: int
+    span: Span | None = None
+    set_name: str | None = None
 
 
 class RuleSpec(msgspec.Struct, frozen=True, cache_hash=True):
@@ -76,8 +70,14 @@ class RuleSpec(msgspec.Struct, frozen=True, cache_hash=True):
     family: int | None
     peer: str | None
     peer_kind: SetKind | None
-    ports: Ports | None
+    ports: PortSpec | None
     comment: str
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The names of the sets that it looks up, the peers' first."""
+        ports = None if self.ports is None else self.ports.set_name
+        return tuple(name for name in (self.peer, ports) if name is not None)
 
 
 class ChainSpec(msgspec.Struct, frozen=True, cache_hash=True):
@@ -148,27 +148,6 @@ def denied_gate(ifname: str, ifindex: int | None, owner: str) -> GateRequest:
     return GateRequest(ifname, ifindex, owner, None)
 
 
-def make_program(
-    gates: Iterable[GateRequest], members: Callable[[PodSet | EndpointSet], Members], track: bool
-) -> Program:
-    """All that shall be in one netns. `members` gives what a shared set holds now.
-
-    Unknown sets hold nothing.
-    """
-    program = Program({}, {}, track)
-    for request in gates:
-        shape = _shape(request.ruleset)
-        program.gates[request.ifname] = _gate(request.ifname, request.ifindex, request.owner, shape)
-        for spec in shape.blocks:
-            program.sets[spec.name] = spec
-        for ref in shape.shared:
-            held = members(ref)
-            for family, elements in ((4, held.v4), (6, held.v6)):
-                spec = _shared_spec(ref, family, elements)
-                program.sets[spec.name] = spec
-    return program
-
-
 def restrict(program: Program, ifname: str) -> Program:
     """The part of a program that concerns one attachment: its gate, and the sets that its rules refer to."""
     gate = program.gates[ifname]
@@ -197,8 +176,8 @@ def _closed_chain(
         return wanted
     if actual is not None and gate.ifname in actual.gates:
         present = actual.gates[gate.ifname].chain(direction)
-        peers = {rule.peer for rule in wanted.rules if rule.peer is not None}
-        if present == wanted and all(desired.sets[p] == actual.sets.get(p) for p in peers):
+        names = {name for rule in wanted.rules for name in rule.sets}
+        if present == wanted and all(desired.sets[name] == actual.sets.get(name) for name in names):
             return wanted
     # Connections that were allowed go on: to end them is revocation's work, and needs rules that can be
     # trusted.
@@ -208,7 +187,7 @@ def _closed_chain(
 def used_sets(gates: Iterable[Gate]) -> list[str]:
     """The names of the sets that the gates' rules refer to, sorted."""
     chains = [chain for gate in gates for chain in (gate.ingress, gate.egress) if chain is not None]
-    return sorted({rule.peer for chain in chains for rule in chain.rules if rule.peer is not None})
+    return sorted({name for chain in chains for rule in chain.rules for name in rule.sets})
 
 
 def chain_name(direction: Direction, ifname: str) -> str:
@@ -225,112 +204,3 @@ def label(ifname: str) -> str:
     if clean == ifname and not _DIGEST_LABEL.fullmatch(ifname):
         return ifname
     return f"{clean[:_LABEL_LETTERS]}-{sha256(ifname.encode()).hexdigest()[:_LABEL_DIGITS]}"
-
-
-# --- what one ruleset comes to ---------------------------------------------------------------------------
-
-
-class _Shape(msgspec.Struct, frozen=True):
-    """A ruleset without its members.
-
-    Chains, the sets whose elements it fixes, the shared ones by reference; and the gates made of it so far.
-    """
-
-    ingress: ChainSpec | None
-    egress: ChainSpec | None
-    blocks: tuple[SetSpec, ...]
-    shared: tuple[PodSet | EndpointSet, ...]
-    gates: dict[tuple[str, int | None, str], Gate] = msgspec.field(default_factory=dict)
-
-
-_DENIED_SHAPE = _Shape(DENIED, DENIED, (), ())
-
-
-def _shape(ruleset: Ruleset | None) -> _Shape:
-    return _DENIED_SHAPE if ruleset is None else _make_shape(ruleset)
-
-
-@per_object
-def _make_shape(ruleset: Ruleset) -> _Shape:
-    if ruleset.ingress is None and ruleset.egress is None:
-        return _Shape(None, None, (), ())
-    peers = [match.peer for d in Direction for match in ruleset.matches(d) or () if match.peer is not None]
-    blocks = {s.name: s for p in peers if isinstance(p, BlockSet) for s in _block_specs(p)}
-    shared = dict.fromkeys(p for p in peers if not isinstance(p, BlockSet))
-    return _Shape(_chain(ruleset.ingress), _chain(ruleset.egress), tuple(blocks.values()), tuple(shared))
-
-
-def _chain(matches: tuple[Match, ...] | None) -> ChainSpec:
-    if matches is None:
-        return UNTOUCHED
-    return ChainSpec(isolated=True, rules=tuple(rule for match in matches for rule in _rules(match)))
-
-
-def _rules(match: Match) -> list[RuleSpec]:
-    ports = _whole(match.ports)
-    comment = bounded(match.origins)
-    if match.peer is None:
-        return [RuleSpec(None, None, None, ports, comment)]
-    if isinstance(match.peer, BlockSet):
-        return [RuleSpec(s.family, s.name, s.kind, ports, comment) for s in _block_specs(match.peer)]
-    kind = SetKind.HOSTS if isinstance(match.peer, PodSet) else SetKind.ENDPOINTS
-    # Both families always, so that a first IPv6 member is an element and not a rule.
-    return [RuleSpec(f, _shared_name(match.peer, f), kind, ports, comment) for f in (4, 6)]
-
-
-def _whole(ports: Ports | None) -> Ports | None:
-    """Ports 0-65535 are the whole protocol, and a whole protocol needs none of its ports beside it (D2)."""
-    if ports is None:
-        return None
-    whole = {protocol for protocol, span in ports if span is None or span == ALL_PORTS}
-    rest: tuple[PortMatch, ...] = tuple(port for port in ports if port[0] not in whole)
-    return tuple((protocol, None) for protocol in sorted(whole)) + rest
-
-
-def _gate(ifname: str, ifindex: int | None, owner: str, shape: _Shape) -> Gate:
-    key = (ifname, ifindex, owner)
-    found = shape.gates.get(key)
-    if found is None:
-        if len(shape.gates) >= _MEMO_GATES:
-            shape.gates.clear()
-        found = shape.gates[key] = Gate(ifname, ifindex, owner, shape.ingress, shape.egress)
-    return found
-
-
-# --- sets ------------------------------------------------------------------------------------------------
-
-
-@per_object
-def _block_specs(blocks: BlockSet) -> tuple[SetSpec, ...]:
-    """One set for each family in which there is anything (C9); single addresses go into a hash set."""
-    return tuple(
-        _block_spec(family, spans) for family, spans in ((4, blocks.spans4), (6, blocks.spans6)) if spans
-    )
-
-
-def _block_spec(family: int, spans: tuple[Span, ...]) -> SetSpec:
-    name = f"blocks{family}-{_digest(spans)}"
-    comment = describe_peer(BlockSet(spans, ()) if family == 4 else BlockSet((), spans))
-    # The first address of all is none that a hash of hosts takes with every backend.
-    if all(first == last for first, last in spans) and spans[0][0] != 0:
-        length = 4 if family == 4 else 16
-        hosts = frozenset(first.to_bytes(length, "big") for first, _ in spans)
-        return SetSpec(name, SetKind.HOSTS, family, hosts, comment)
-    return SetSpec(name, SetKind.SPANS, family, frozenset(spans), comment)
-
-
-@memoize(_MEMO_ELEMENTS, lambda ref, family, elements: len(elements) + 1)
-def _shared_spec(ref: PodSet | EndpointSet, family: int, elements: Elements) -> SetSpec:
-    kind = SetKind.HOSTS if isinstance(ref, PodSet) else SetKind.ENDPOINTS
-    return SetSpec(_shared_name(ref, family), kind, family, elements, describe_peer(ref))
-
-
-@lru_cache(maxsize=1024)
-def _shared_name(ref: PodSet | EndpointSet, family: int) -> str:
-    prefix = "pods" if isinstance(ref, PodSet) else "ports"
-    return f"{prefix}{family}-{_digest(ref)}"
-
-
-def _digest(value: PeerRef | tuple[Span, ...]) -> str:
-    """Of frozen types of strings, numbers and tuples: their repr is the same in every process."""
-    return sha256(repr(value).encode()).hexdigest()[:_DIGEST_DIGITS]

@@ -17,6 +17,7 @@ from enum import StrEnum
 from daemon import netns, planner
 from daemon.attachments import Record
 from daemon.backends.base import Backend
+from daemon.desired import make_program
 from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Direction
@@ -263,7 +264,7 @@ class Reconciler:
     def _desired(self, sandbox: Sandbox) -> Program:
         gates = [self._gate(attachment) for attachment in sandbox.attachments.values()]
         track = any(attachment.record.track for attachment in sandbox.attachments.values())
-        return planner.make_program(gates, self._store.members, track)
+        return make_program(gates, self._store.members, track)
 
     def _gate(self, attachment: Attachment) -> planner.GateRequest:
         record = attachment.record

@@ -28,13 +28,15 @@ from daemon.model import (
     Subject,
 )
 from daemon.policy.attached import Attached, make_peer
+from daemon.policy.budget import DEFAULT, Budget, PolicyRef
 from daemon.policy.compile import governs
 from daemon.policy.dicts import add, discard, put
 from daemon.policy.floor import Allowed, Floor
-from daemon.policy.governing import Policies, PolicyRef
-from daemon.policy.peersets import NAME_LABEL, PeerSets, PodRef, ResolvedRef
+from daemon.policy.governing import Policies
+from daemon.policy.peerset import PodRef
+from daemon.policy.peersets import NAME_LABEL, PeerSets
 from daemon.policy.problems import cluster_problems
-from daemon.policy.ruleset import OPEN, Members, Ruleset
+from daemon.policy.ruleset import OPEN, Members, Ruleset, SharedRef
 
 ORPHANED = Problem(
     "metadata.namespace",
@@ -45,19 +47,20 @@ ORPHANED = Problem(
 class Store:
     """Objects, attachments and the indices between them."""
 
-    def __init__(self, common: CommonRules) -> None:
+    def __init__(self, common: CommonRules, budget: Budget = DEFAULT) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self._net_attach_defs: dict[Network, NetAttachDef] = {}
         self._pods: dict[PodRef, Pod] = {}
         self._local_pods: Counter[str] = Counter()  # by namespace
-        self._policies = Policies(common)
+        self._budget = budget
+        self._policies = Policies(common, budget)
         # Of each namespace that ends, the policies that are gone and stay in force.
         self._orphans: dict[str, set[PolicyRef]] = {}
         self._attachments: dict[AttachmentKey, Attached] = {}
         self._attachments_at: dict[tuple[str, Network], set[AttachmentKey]] = {}
         self._attachments_of: dict[PodRef, set[AttachmentKey]] = {}
         self._left: dict[PodRef, set[Network]] = {}  # where a pod that is still listed had an attachment
-        self._peers = PeerSets()
+        self._peers = PeerSets(budget.elements)
         self._floor: Floor | None = None
         self._reported: dict[ObjectKey, tuple[Problem, ...]] | None = None
 
@@ -73,7 +76,11 @@ class Store:
         dirty: set[AttachmentKey] = set()
         for change in sorted(changes, key=lambda change: change.key.kind != "Namespace"):
             dirty |= self._apply_one(change.key, change.object)
-        return dirty
+        return dirty | self.settle()
+
+    def settle(self) -> set[AttachmentKey]:
+        """Those whose peer sets became full, or are not any more, since that was last asked (F2)."""
+        return self._peers.settle()
 
     def _apply_one(self, key: ObjectKey, new: object) -> set[AttachmentKey]:
         match key.kind, new:
@@ -294,10 +301,13 @@ class Store:
                 found.ruleset = ruleset
             found.stale = False
             if self._floor is None:
-                self._peers.hold(key, found.ruleset.sets())
-        return found.ruleset if self._floor is None else self._floor.ruleset(key, found.ruleset)
+                self._peers.hold(key, found.ruleset.sets(), found.subject.namespace)
+                self._peers.advance(key, enough=lambda: False)
+        if self._floor is None:
+            return found.ruleset
+        return self._floor.ruleset(key, found.subject.namespace, found.ruleset)
 
-    def members(self, ref: ResolvedRef) -> Members:
+    def members(self, ref: SharedRef) -> Members:
         """Who is in a set now, and while held was in it at the hold; the same object until that changes."""
         return self._peers.members(ref) if self._floor is None else self._floor.members(ref)
 
@@ -347,6 +357,8 @@ class Store:
         found = cluster_problems(policies, self._net_attach_defs, self._peers.pods())
         for policy in policies:
             found[policy.key] = policy.problems + found.get(policy.key, ())
+        for ref, problem in (*self._policies.problems(), *self._overflown()):
+            found[ObjectKey("MultiNetworkPolicy", *ref)] += (problem,)
         for orphans in self._orphans.values():
             for namespace, name in orphans:
                 found[ObjectKey("MultiNetworkPolicy", namespace, name)] += (ORPHANED,)
@@ -357,6 +369,17 @@ class Store:
             key = ObjectKey("NetworkAttachmentDefinition", definition.namespace, definition.name)
             found[key] = definition.problems
         return found
+
+    def _overflown(self) -> Iterator[tuple[PolicyRef, Problem]]:
+        """Policies whose selectors select more pods than there is room for (F2)."""
+        for namespace, refs in self._peers.overflown().items():
+            told = (
+                "it selects more pods than there is room for, and the largest of its sets permit nobody: all "
+                f"policies of namespace {namespace} together may have {self._budget.elements} pods in their "
+                "sets. Select fewer, or have namespaceElements raised"
+            )
+            for ref in self._policies.selecting(namespace, refs):
+                yield ref, Problem("spec", told)
 
 
 def _lives_here(pod: Pod | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from daemon.model import Operator, Requirement, Selector, Span
-from daemon.policy.ruleset import BlockSet, EndpointSet, PeerRef, PodSet
+from daemon.policy.ruleset import BlockSet, EndpointSet, PeerRef, PodSet, PodUnion
 
 MAX_COMMENT = 127
 """Bytes that nft and the kernel's comment fields surely hold, without the final NUL."""
@@ -48,10 +48,16 @@ def describe_peer(peer: PeerRef) -> str:
     """What a set stands for: "role=client in namespace default on default/net-a"."""
     if isinstance(peer, BlockSet):
         return _blocks(peer)
-    if isinstance(peer, PodSet):
-        return clean(_pods(peer))
-    ports = ", ".join(f"{protocol_name(protocol)} {name}" for protocol, name in peer.ports)
-    return clean(f"{ports} of {_scope(peer)}")
+    if isinstance(peer, EndpointSet):
+        named = [f"{protocol_name(protocol)} {name}" for protocol, name in peer.ports[:_MOST_PARTS]]
+        return clean(f"{_joined(named, len(peer.ports))} of {_scope(peer)}")
+    return clean(_pods(peer))
+
+
+def describe_ports(spans: Sequence[Span]) -> str:
+    """Which ports: "80, 443, 8000-8099 and 12 more"."""
+    some = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:_MOST_PARTS]]
+    return _joined(some, len(spans))
 
 
 def describe_selector(selector: Selector) -> str:
@@ -60,13 +66,15 @@ def describe_selector(selector: Selector) -> str:
 
 
 def _scope(peer: EndpointSet) -> str:
-    if isinstance(peer.scope, PodSet):
+    if isinstance(peer.scope, PodSet | PodUnion):
         return _pods(peer.scope)
     where = f"pods on {', '.join(peer.networks)}"
     return where if peer.scope is None else f"{where} in {_blocks(peer.scope)}"
 
 
-def _pods(peer: PodSet) -> str:
+def _pods(peer: PodSet | PodUnion) -> str:
+    if isinstance(peer, PodUnion):
+        return _joined([_pods(one) for one in peer.sets[:_MOST_PARTS]], len(peer.sets))
     if peer.namespaces is None:
         where = f"namespace {peer.namespace}"
     elif not peer.namespaces.requirements:

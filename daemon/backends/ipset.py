@@ -4,7 +4,7 @@ In: SetSpecs and names. Out: Messages, and FoundSets of what the kernel lists. A
 a set is to ipset: an address, a prefix, or address, protocol and port; spans are cut into prefixes here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias, cast
 
 import msgspec
@@ -21,14 +21,18 @@ from daemon.backends.nfnetlink import (
     u32,
 )
 from daemon.errors import DataplaneError
+from daemon.intervals import union
 from daemon.memo import per_object
-from daemon.model import Address, Span
+from daemon.model import ALL_PORTS, Address, Span
 from daemon.netlink import attr, attribute_list, attributes
 from daemon.planner import Elements, SetKind, SetSpec
 from daemon.policy.ruleset import Endpoint
 
 Entry: TypeAlias = tuple[Address, int, int]
-"""Address, then: 0 and 0 of a host; prefix length and 0 of a prefix; protocol and port of an endpoint."""
+"""Address, then: 0 and 0 of a host; prefix length and 0 of a prefix; protocol and port of an endpoint.
+
+Of a range of ports: b"", the first and the last one.
+"""
 
 MAX_NAME = 31
 
@@ -40,7 +44,7 @@ _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINE, 
 )  # fmt: skip
 _SETNAME2 = _TYPENAME
 _INITVAL, _HASHSIZE, _MAXELEM, _BUCKETSIZE, _ELEMENTS, _REFERENCES, _MEMSIZE = 17, 18, 19, 21, 24, 25, 26
-_IP, _CIDR, _PORT, _PROTO = 1, 3, 4, 7
+_IP, _CIDR, _PORT, _PORT_TO, _PROTO = 1, 3, 4, 5, 7
 _NETWORK_ORDER = 0x4000
 
 _LIST_HEADERS = 4
@@ -55,15 +59,18 @@ _TYPES = {
     SetKind.HOSTS: ("hash:ip", 0),
     SetKind.SPANS: ("hash:net", 0),
     SetKind.ENDPOINTS: ("hash:ip,port", 1),
+    SetKind.PORTS: ("bitmap:port", 0),
 }
-_FAMILY_NUMBERS = {4: 2, 6: 10}
+_FAMILY_NUMBERS = {0: 0, 4: 2, 6: 10}
 _BITS = {4: 32, 6: 128}
 
 _LEAST_HASHSIZE = 64
 _MOST_ELEMENTS = 1 << 24
 """A set grows up to this; what it holds is bounded by what the policies say."""
 
-_PLAIN = frozenset({_INITVAL, _HASHSIZE, _MAXELEM, _BUCKETSIZE, _ELEMENTS, _REFERENCES, _MEMSIZE})
+_PLAIN = frozenset(
+    {_INITVAL, _HASHSIZE, _MAXELEM, _BUCKETSIZE, _ELEMENTS, _REFERENCES, _MEMSIZE, _PORT, _PORT_TO}
+)
 """What a header tells of any set; more (a time-out, a mask) changes what the set means."""
 
 
@@ -89,14 +96,20 @@ def type_name(kind: SetKind) -> str:
 def create(name: str, spec: SetSpec) -> Message:
     """Make an empty set under a name, sized for what it shall hold. Refused when there is one."""
     kind, revision = _TYPES[spec.kind]
-    size = attr(_HASHSIZE | _NETWORK_ORDER, u32(max(_LEAST_HASHSIZE, len(spec.elements))))
     body = (
         attr(_TYPENAME, string(kind))
         + attr(_REVISION, bytes([revision]))
         + attr(_FAMILY, bytes([_FAMILY_NUMBERS[spec.family]]))
-        + nest(_DATA, size, attr(_MAXELEM | _NETWORK_ORDER, u32(_MOST_ELEMENTS)))
+        + nest(_DATA, _room(spec))
     )
     return _message(_CREATE, name, body, "create", NLM_F_CREATE | NLM_F_EXCL)
+
+
+def _room(spec: SetSpec) -> bytes:
+    if spec.kind is SetKind.PORTS:
+        return _port_range((b"", *ALL_PORTS))
+    size = attr(_HASHSIZE | _NETWORK_ORDER, u32(max(_LEAST_HASHSIZE, len(spec.elements))))
+    return size + attr(_MAXELEM | _NETWORK_ORDER, u32(_MOST_ELEMENTS))
 
 
 def destroy(name: str) -> Message:
@@ -154,9 +167,16 @@ def entries(elements: Elements, kind: SetKind, family: int) -> frozenset[Entry]:
         return frozenset((address, 0, 0) for address in cast("frozenset[Address]", elements))
     if kind is SetKind.ENDPOINTS:
         return cast("frozenset[Endpoint]", elements)
-    bits = _BITS[family]
     spans = cast("frozenset[Span]", elements)
+    if kind is SetKind.PORTS:
+        return frozenset((b"", first, last) for first, last in union(spans))
+    bits = _BITS[family]
     return frozenset(entry for span in spans for entry in _prefixes(span, bits))
+
+
+def size(some: Iterable[Entry]) -> int:
+    """How many elements the kernel counts: of ports each one."""
+    return sum(1 if address else last - first + 1 for address, first, last in some)
 
 
 def _prefixes(span: Span, bits: int) -> Iterator[Entry]:
@@ -180,13 +200,20 @@ def _changed(some: frozenset[Entry], command: int, name: str) -> tuple[Message, 
     With EXCL it refuses what is there already, or is not: then our model of the set is wrong.
     """
     verb = "add to" if command == _ADD else "remove from"
-    kind = next(iter(some), None)
-    encode = _endpoint if kind is not None and kind[2] else _prefix if kind is not None and kind[1] else _host
+    encode = _encoder(next(iter(some), None))
     numbered = (encode(entry, line) for line, entry in enumerate(sorted(some), 1))
     return tuple(
         _message(command, name, attr(_LINE | _NETWORK_ORDER, bytes(4)) + nest(_ADT, piece), verb, NLM_F_EXCL)
         for piece in chunks(numbered)
     )
+
+
+def _encoder(kind: Entry | None) -> Callable[[Entry, int], bytes]:
+    if kind is not None and not kind[0]:
+        return _ports
+    if kind is None or not any(kind[1:]):
+        return _host
+    return _endpoint if kind[2] else _prefix
 
 
 def _address(packed: Address) -> bytes:
@@ -210,6 +237,16 @@ def _endpoint(entry: Entry, line: int) -> bytes:
     address, protocol, port = entry
     port_bytes = attr(_PORT | _NETWORK_ORDER, port.to_bytes(2, "big"))
     return nest(_DATA, _address(address), attr(_PROTO, bytes([protocol])), port_bytes, _line(line))
+
+
+def _ports(entry: Entry, line: int) -> bytes:
+    return nest(_DATA, _port_range(entry), _line(line))
+
+
+def _port_range(entry: Entry) -> bytes:
+    _, first, last = entry
+    to = attr(_PORT_TO | _NETWORK_ORDER, last.to_bytes(2, "big"))
+    return attr(_PORT | _NETWORK_ORDER, first.to_bytes(2, "big")) + to
 
 
 # --- listings --------------------------------------------------------------------------------------------
@@ -241,14 +278,21 @@ def found_sets(bodies: Iterable[bytes], prefix: str) -> dict[str, FoundSet]:
 
 def found_entries(bodies: Iterable[bytes]) -> frozenset[Entry | None]:
     """What a set holds, by its listing; None among it: an entry that is none of ours (a `nomatch`, say)."""
-    return frozenset(
+    found = {
         _found_entry(attributes(entry))
         for body in bodies
         for _, entry in attribute_list(attributes(body).get(_ADT, b""))
-    )
+    }
+    # Ports are listed one by one.
+    ports = {entry for entry in found if entry is not None and not entry[0]}
+    spans = union((first, last) for _, first, last in ports)
+    return frozenset((found - ports) | {(b"", first, last) for first, last in spans})
 
 
 def _found_entry(of: dict[int, bytes]) -> Entry | None:
+    if of.keys() in ({_PORT}, {_PORT, _PORT_TO}):
+        first = _number(of[_PORT])
+        return b"", first, _number(of.get(_PORT_TO, of[_PORT]))
     if of.keys() - {_IP, _CIDR, _PORT, _PROTO} or _IP not in of:
         return None
     ((_, address),) = attribute_list(of[_IP])

@@ -48,8 +48,8 @@ _RULES_SEARCHED = 1000
 
 _REMEDY = (
     "it needs CAP_NET_ADMIN and a kernel with legacy tables and ipset (`modprobe -a ip_set_hash_ip "
-    "ip_set_hash_net ip_set_hash_ipport xt_set xt_conntrack xt_multiport xt_addrtype xt_comment`), or "
-    "--backend nftables"
+    "ip_set_hash_net ip_set_hash_ipport ip_set_bitmap_port xt_set xt_conntrack xt_multiport xt_addrtype "
+    "xt_comment`), or --backend nftables"
 )
 
 

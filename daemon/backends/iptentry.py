@@ -42,25 +42,27 @@ class _Layout(msgspec.Struct, frozen=True):
 
 
 class _Template(msgspec.Struct, frozen=True):
-    """A compiled Line. index_at: where the number of the set that it looks up stands; 0: it looks up none."""
+    """A compiled Line. indices_at: where the numbers of the sets that it looks up stand, in their order."""
 
     entry: Entry
-    index_at: int
+    indices_at: tuple[int, ...]
 
 
 def compile_line(line: Line, family: int, sets: dict[str, FoundSet]) -> Entry:
-    """A Line for the current netns. sets: those that are there. DataplaneError: the line's is not.
+    """A Line for the current netns. sets: those that are there. DataplaneError: one of the line's is not.
 
-    What python-iptables makes of a Line is kept, for it takes 0.5 to 1 ms: in another netns only the set's
-    number differs.
+    What python-iptables makes of a Line is kept, for it takes 0.5 to 1 ms: in another netns only the sets'
+    numbers differ.
     """
-    if line.set_name and line.set_name not in sets:
-        raise DataplaneError(f"set {line.set_name} is gone: somebody else has destroyed it")
+    for name in line.sets:
+        if name not in sets:
+            raise DataplaneError(f"set {name} is gone: somebody else has destroyed it")
     template = _template(line, family)
-    if not template.index_at:
+    if not line.sets:
         return template.entry
     raw = bytearray(template.entry.raw)
-    _SHORT.pack_into(raw, template.index_at, sets[line.set_name].index)
+    for at, name in zip(template.indices_at, line.sets, strict=True):
+        _SHORT.pack_into(raw, at, sets[name].index)
     return _entry(bytes(raw), family, line.target)
 
 
@@ -87,7 +89,7 @@ def _layout(family: int) -> _Layout:
 def _template(line: Line, family: int) -> _Template:
     with extensions_needed():
         raw = _compiled(line, family)
-    return _Template(_entry(raw, family, line.target), _index_at(raw, family))
+    return _Template(_entry(raw, family, line.target), _indices_at(raw, family))
 
 
 def _compiled(line: Line, family: int) -> bytes:
@@ -118,8 +120,8 @@ def _set_interfaces(ip: Any, line: Line) -> None:
             setattr(ip, f"{side}_mask", b"\xff" * min(len(name) + 1, _IFNAME_BYTES))
 
 
-def _index_at(raw: bytes, family: int) -> int:
-    return next((at for at, _, name, _ in _matches(raw, family) if name == _SET_MATCH), 0)
+def _indices_at(raw: bytes, family: int) -> tuple[int, ...]:
+    return tuple(at for at, _, name, _ in _matches(raw, family) if name == _SET_MATCH)
 
 
 def _matches(raw: bytes, family: int) -> Iterator[tuple[int, int, bytes, int]]:

@@ -54,7 +54,7 @@ def rule_differences(table: Table, family: int, program: Program, sets: dict[str
     for chain, lines in wanted.items():
         if chain not in there:
             yield f"chain {chain} (IPv{family}) is missing"
-        elif not {line.set_name for line in lines if line.set_name} - sets.keys():
+        elif not {name for line in lines for name in line.sets} - sets.keys():
             # Else the missing set is told of, and no rule can look it up.
             yield from _chain_differences(table, family, chain, compile_lines(lines, family, sets))
 
@@ -80,8 +80,8 @@ def set_differences(sock: NetfilterSocket, program: Program, sets: dict[str, Fou
             yield f"set {name} is another one"
         else:
             expected = ipset.entries(spec.elements, spec.kind, spec.family)
-            if header.size != len(expected):
-                yield f"set {name} has {header.size} elements instead of {len(expected)}"
+            if header.size != (size := ipset.size(expected)):
+                yield f"set {name} has {header.size} elements instead of {size}"
                 continue
             actual = read_entries(sock, name)
             if actual != expected:

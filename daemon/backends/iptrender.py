@@ -21,11 +21,9 @@ from daemon.backends.shape import (
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
     TRACKING_COMMENT,
-    split_ports,
 )
 from daemon.model import Direction
-from daemon.planner import ChainKey, ChainSpec, Plan, Program, RuleSpec, SetKind
-from daemon.policy.ruleset import Ports
+from daemon.planner import ChainKey, ChainSpec, Plan, PortSpec, Program, RuleSpec, SetKind
 from daemon.program import chain_name, label
 from daemon.wording import clean
 
@@ -38,9 +36,6 @@ HOOKS = {hook.upper(): PREFIX + hook.upper() for hook in DISPATCHES}
 """The chain that a hook's first rule jumps to."""
 
 TRACKING = PREFIX + "tracking"
-
-MAX_MULTIPORT_SLOTS = 15
-"""A range takes two (iptables-extensions(8))."""
 
 _DROP_LABEL = {Direction.INGRESS: PREFIX + "drop-in-", Direction.EGRESS: PREFIX + "drop-out-"}
 _PEER_FIELD = {Direction.INGRESS: "src", Direction.EGRESS: "dst"}
@@ -59,7 +54,10 @@ class MatchSpec(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Line(msgspec.Struct, frozen=True, cache_hash=True):
-    """One rule. protocol None: any; interfaces "": any; comment "": none; set_name: the set it looks up."""
+    """One rule. protocol None: any; interfaces "": any; comment "": none.
+
+    sets: the names of those that it looks up, in the order of its matches.
+    """
 
     target: str
     protocol: int | None = None
@@ -67,7 +65,7 @@ class Line(msgspec.Struct, frozen=True, cache_hash=True):
     out_interface: str = ""
     matches: tuple[MatchSpec, ...] = ()
     comment: str = ""
-    set_name: str = ""
+    sets: tuple[str, ...] = ()
 
 
 Chains = dict[str, tuple[Line, ...]]
@@ -198,52 +196,34 @@ def _chain_lines(key: ChainKey, spec: ChainSpec, family: int) -> Iterator[Line]:
         yield from _ESSENTIALS
     for rule in spec.rules:
         if rule.family in (None, family):
-            yield from _permit(rule, key.direction)
+            yield _permit(rule, key.direction)
     yield Line(refuse)
 
 
-def _permit(rule: RuleSpec, direction: Direction) -> Iterator[Line]:
-    """One RuleSpec; several lines where its ports need several matches."""
-    name, peer = _peer(rule, direction)
-    for protocol, ports in _ports(rule.ports):
-        matches = peer if ports is None else (*peer, MatchSpec("multiport", (("dports", (ports,)),)))
-        yield Line("RETURN", protocol, matches=matches, comment=rule.comment, set_name=name)
+def _permit(rule: RuleSpec, direction: Direction) -> Line:
+    protocol = None if rule.ports is None else rule.ports.protocol
+    matches = (*_peer(rule, direction), *_ports(rule.ports))
+    return Line(
+        "RETURN", protocol, matches=matches, comment=rule.comment, sets=tuple(map(set_name, rule.sets))
+    )
 
 
-def _peer(rule: RuleSpec, direction: Direction) -> tuple[str, tuple[MatchSpec, ...]]:
-    if rule.peer is None:
-        return "", ()
-    # Address, protocol and port at once are always the receiver's (D4).
-    field = "dst,dst" if rule.peer_kind is SetKind.ENDPOINTS else _PEER_FIELD[direction]
-    name = set_name(rule.peer)
-    return name, (MatchSpec("set", (("match-set", (name, field)),)),)
+def _peer(rule: RuleSpec, direction: Direction) -> Iterator[MatchSpec]:
+    if rule.peer is not None:
+        # Address, protocol and port at once are always the receiver's (D4).
+        endpoint = rule.peer_kind is SetKind.ENDPOINTS
+        yield _in_set(rule.peer, "dst,dst" if endpoint else _PEER_FIELD[direction])
 
 
-def _ports(ports: Ports | None) -> Iterator[tuple[int | None, str | None]]:
-    """Pairs of a protocol and what multiport takes; None: any."""
+def _ports(ports: PortSpec | None) -> Iterator[MatchSpec]:
     if ports is None:
-        yield None, None
         return
-    split = split_ports(ports)
-    for protocol in split.whole:
-        yield protocol, None
-    by_protocol: dict[int, list[tuple[int, str]]] = {}
-    for protocol, port in split.single:
-        by_protocol.setdefault(protocol, []).append((1, str(port)))
-    for protocol, (first, last) in split.ranges:
-        by_protocol.setdefault(protocol, []).append((2, f"{first}:{last}"))
-    for protocol, items in sorted(by_protocol.items()):
-        for chunk in _slots(items):
-            yield protocol, chunk
+    if ports.set_name is not None:
+        yield _in_set(ports.set_name, "dst")
+    elif ports.span is not None:
+        first, last = ports.span
+        yield MatchSpec("multiport", (("dports", (f"{first}" if first == last else f"{first}:{last}",)),))
 
 
-def _slots(items: list[tuple[int, str]]) -> Iterator[str]:
-    taken: list[str] = []
-    used = 0
-    for size, text in items:
-        if used + size > MAX_MULTIPORT_SLOTS:
-            yield ",".join(taken)
-            taken, used = [], 0
-        taken.append(text)
-        used += size
-    yield ",".join(taken)
+def _in_set(name: str, field: str) -> MatchSpec:
+    return MatchSpec("set", (("match-set", (set_name(name), field)),))

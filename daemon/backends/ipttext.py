@@ -1,6 +1,7 @@
 """A Program as `ipset save` and `iptables-save` show it, for people. Pure.
 
-In: a Program. Out: text: our sets, then our chains of IPv4, then those of IPv6.
+In: a Program. Out: text: our sets, then our chains of IPv4, then those of IPv6. A range of ports stands as
+one, as `ipset restore` takes it, where `ipset save` lists each port.
 """
 
 import re
@@ -67,12 +68,18 @@ def _quoted(comment: str) -> str:
 def _set(spec: SetSpec) -> Iterator[str]:
     name = set_name(spec.name)
     yield f"# {spec.comment}"
-    yield f"create {name} {ipset.type_name(spec.kind)} family {_FAMILY_WORDS[spec.family]}"
+    yield f"create {name} {ipset.type_name(spec.kind)} {_room(spec)}"
     for entry in sorted(ipset.entries(spec.elements, spec.kind, spec.family)):
         yield f"add {name} {_entry(spec.kind, entry)}"
 
 
+def _room(spec: SetSpec) -> str:
+    return "range 0-65535" if spec.kind is SetKind.PORTS else f"family {_FAMILY_WORDS[spec.family]}"
+
+
 def _entry(kind: SetKind, entry: ipset.Entry) -> str:
+    if kind is SetKind.PORTS:
+        return f"{entry[1]}" if entry[1] == entry[2] else f"{entry[1]}-{entry[2]}"
     address = packed_text(entry[0])
     if kind is SetKind.HOSTS:
         return address

@@ -23,7 +23,6 @@ TCP = 6
 # Registers: 1 has 16 bytes; 8 to 23 are the same memory by 4 bytes, 8 being the start of 1.
 _REG_VERDICT = 0
 _REG_1 = 1
-_REG32_00 = 8
 
 _NETWORK_HEADER = 1
 _TRANSPORT_HEADER = 2
@@ -179,11 +178,6 @@ def protocol(number: int) -> bytes:
     return _meta(_META_L4PROTO) + _compare(bytes([number]))
 
 
-def protocols(set_name: str, set_id: int) -> bytes:
-    """`meta l4proto @anonymous`."""
-    return _meta(_META_L4PROTO) + lookup(set_name, set_id)
-
-
 def address(number: int, source: bool, set_name: str) -> bytes:
     """`ip saddr @set` and the like."""
     return family(number) + _payload(_NETWORK_HEADER, *ADDRESS_AT[number, source]) + lookup(set_name)
@@ -210,11 +204,6 @@ def port_span(first: int, last: int) -> bytes:
     return port + _compare(first.to_bytes(2, "big"), _CMP_GTE) + _compare(last.to_bytes(2, "big"), _CMP_LTE)
 
 
-def port_in(set_name: str, set_id: int) -> bytes:
-    """Destination port, after `protocol`, in an anonymous set."""
-    return _payload(_TRANSPORT_HEADER, 2, 2) + lookup(set_name, set_id)
-
-
-def protocol_and_port(set_name: str, set_id: int) -> bytes:
-    """`meta l4proto . th dport @anonymous`."""
-    return _meta(_META_L4PROTO) + _payload(_TRANSPORT_HEADER, 2, 2, _REG32_00 + 1) + lookup(set_name, set_id)
+def port_in(set_name: str) -> bytes:
+    """`th dport @set`, after `protocol`."""
+    return _payload(_TRANSPORT_HEADER, 2, 2) + lookup(set_name)

@@ -53,20 +53,13 @@ _TYPE_ICMPV6 = 29
 _TYPE_BITS = 6
 
 ADDRESS_BYTES = {4: 4, 6: 16}
+_PORT_BYTES = 2
 
 ANONYMOUS = "__set%d"
 """The kernel replaces %d by a number."""
 
 _HEADER = general(TABLE_FAMILY)
 _IN_TABLE = _HEADER + attr(1, string(TABLE))
-
-
-class KeyType:
-    """What an anonymous set holds: nft's type number and the length of the key in bytes."""
-
-    ICMPV6 = (_TYPE_ICMPV6, 1)
-    PROTOCOL = (_TYPE_PROTOCOL, 1)
-    SERVICE = (_TYPE_SERVICE, 2)
 
 
 def _message(kind: int, body: bytes, subject: str, flags: int = 0) -> Message:
@@ -152,6 +145,8 @@ def set_key(kind: SetKind, family: int) -> tuple[int, int, int]:
     if kind is SetKind.ENDPOINTS:
         types = (_TYPE_ADDRESS[family] << _TYPE_BITS | _TYPE_PROTOCOL) << _TYPE_BITS | _TYPE_SERVICE
         return types, ADDRESS_BYTES[family] + 8, _SET_CONCAT
+    if kind is SetKind.PORTS:
+        return _TYPE_SERVICE, _PORT_BYTES, _SET_INTERVAL
     flags = _SET_INTERVAL if kind is SetKind.SPANS else 0
     return _TYPE_ADDRESS[family], ADDRESS_BYTES[family], flags
 
@@ -186,33 +181,20 @@ def flush_set(name: str) -> Message:
     return _message(_DELELEMENT, _IN_TABLE + attr(2, string(name)), f"flush set {name}")
 
 
-def anonymous_set(key: tuple[int, int], keys: Iterable[bytes], set_id: int) -> list[Message]:
+def anonymous_icmpv6_types(types: Iterable[bytes], set_id: int) -> list[Message]:
     """A constant set for one rule of the same batch."""
-    return _anonymous(key[0], key[1], 0, b"", [_element(k) for k in keys], set_id)
-
-
-def anonymous_protocol_ports(pairs: Iterable[tuple[int, int]], set_id: int) -> list[Message]:
-    """A constant set of (protocol, port)."""
-    elements = [_element(_concatenated(bytes([p]), port.to_bytes(2, "big"))) for p, port in pairs]
-    key_type = _TYPE_PROTOCOL << _TYPE_BITS | _TYPE_SERVICE
-    return _anonymous(key_type, 8, _SET_CONCAT, _fields(1, 2), elements, set_id)
-
-
-def _anonymous(
-    key_type: int, length: int, flags: int, fields: bytes, elements: list[bytes], set_id: int
-) -> list[Message]:
-    flags |= _SET_ANONYMOUS | _SET_CONSTANT
-    body = _IN_TABLE + attr(2, string(ANONYMOUS)) + attr(3, u32(flags)) + attr(4, u32(key_type))
-    body += attr(5, u32(length)) + attr(10, u32(set_id))
-    # The number of elements lets the kernel choose the set's form; an interval counts twice.
-    size = attr(1, u32(len(elements) * (2 if flags & _SET_INTERVAL else 1)))
-    body += nest(9, size, fields)
+    filled = [_element(one) for one in types]
+    flags = attr(3, u32(_SET_ANONYMOUS | _SET_CONSTANT))
+    body = _IN_TABLE + attr(2, string(ANONYMOUS)) + flags + attr(4, u32(_TYPE_ICMPV6)) + attr(5, u32(1))
+    # The number of elements lets the kernel choose the set's form.
+    body += attr(10, u32(set_id)) + nest(9, attr(1, u32(len(filled))))
     to = _IN_TABLE + attr(2, string(ANONYMOUS)) + attr(4, u32(set_id))
-    filled = [
-        _message(_NEWELEMENT, to + nest(3, piece), "add elements to an anonymous set", NLM_F_CREATE)
-        for piece in chunks(elements)
+    return [
+        _message(_NEWSET, body, "add anonymous set", NLM_F_CREATE),
+        _message(
+            _NEWELEMENT, to + nest(3, b"".join(filled)), "add elements to an anonymous set", NLM_F_CREATE
+        ),
     ]
-    return [_message(_NEWSET, body, "add anonymous set", NLM_F_CREATE), *filled]
 
 
 # --- elements --------------------------------------------------------------------------------------------
@@ -234,10 +216,9 @@ def elements(members: Elements, name: str, kind: SetKind, family: int, delete: b
 
 def _encode(kind: SetKind, family: int, members: Elements) -> list[bytes]:
     # Sorted, so that a batch is the same bytes in every process.
-    if kind is SetKind.SPANS:
-        return [
-            _span_element(span, ADDRESS_BYTES[family]) for span in sorted(cast("frozenset[Span]", members))
-        ]
+    if kind is SetKind.SPANS or kind is SetKind.PORTS:
+        length = _PORT_BYTES if kind is SetKind.PORTS else ADDRESS_BYTES[family]
+        return [_span_element(span, length) for span in sorted(cast("frozenset[Span]", members))]
     if kind is SetKind.HOSTS:
         prefix = _element(bytes(ADDRESS_BYTES[family]))[: -ADDRESS_BYTES[family]]
         return [prefix + address for address in sorted(cast("frozenset[Address]", members))]

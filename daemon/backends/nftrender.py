@@ -24,7 +24,6 @@ from daemon.backends.shape import (
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
     TRACKING_COMMENT,
-    split_ports,
 )
 from daemon.model import Direction
 from daemon.planner import (
@@ -33,6 +32,7 @@ from daemon.planner import (
     ChainWrite,
     Dispatch,
     Plan,
+    PortSpec,
     RuleSpec,
     SetKind,
     SetSpec,
@@ -46,9 +46,6 @@ TRACKING = "tracking"
 HOOKS = {"input": 1, "forward": 2, "output": 3}
 
 DROP_PREFIX = "drop-"
-
-# One for whole protocols, one for pairs, one for each protocol's spans: there are 256 protocols.
-_MOST_SETS_OF_A_RULE = 260
 
 
 class FoundSet(msgspec.Struct, frozen=True):
@@ -93,11 +90,6 @@ class _Ids:
         """One more."""
         self._last += 1
         return self._last
-
-    def skip(self, count: int) -> int:
-        """Leave out that many; returns the last number before them."""
-        self._last += count
-        return self._last - count
 
 
 # --- a reset: whatever was there, afterwards it is as the plan's program says
@@ -192,7 +184,7 @@ def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
         yield from _tracking(exists=kept is not None and TRACKING in kept.chains)
     for write in plan.chains:
         yield from _new_chain(write, kept)
-        yield from chain_rules(write.key, write.spec, ids.skip(_most_sets(write.spec)))
+        yield from chain_rules(write.key, write.spec, ids.next())
 
 
 def _discard(plan: Plan) -> Iterator[Message]:
@@ -230,22 +222,17 @@ def _chain(key: ChainKey) -> str:
 # ---------------------------------------------------------------------------------------------------
 
 
-def _most_sets(spec: ChainSpec) -> int:
-    """At least as many anonymous sets as the chain's rules need: a few for each."""
-    return 1 + len(spec.rules) * _MOST_SETS_OF_A_RULE
-
-
 @lru_cache(maxsize=256)
-def chain_rules(key: ChainKey, spec: ChainSpec, last_id: int) -> tuple[Message, ...]:
+def chain_rules(key: ChainKey, spec: ChainSpec, set_id: int) -> tuple[Message, ...]:
     """One attachment's rules in one direction, in the order that ChainSpec tells.
 
-    last_id: numbers from the next one on, `_most_sets` of them, are free for anonymous sets. Many pods have
-    the same policies on the same interface name: what they share is encoded once.
+    set_id: free for the anonymous set that they need. Many pods have the same policies on the same interface
+    name: what they share is encoded once.
     """
-    return tuple(_chain_rules(key, spec, _Ids(last_id)))
+    return tuple(_chain_rules(key, spec, set_id))
 
 
-def _chain_rules(key: ChainKey, spec: ChainSpec, ids: _Ids) -> Iterator[Message]:
+def _chain_rules(key: ChainKey, spec: ChainSpec, set_id: int) -> Iterator[Message]:
     chain = _chain(key)
     refuse = expr.named_counter(DROP_PREFIX + chain) + expr.DROP
     incoming = key.direction is Direction.INGRESS
@@ -258,27 +245,18 @@ def _chain_rules(key: ChainKey, spec: ChainSpec, ids: _Ids) -> Iterator[Message]
     yield nft.new_rule(chain, expr.midstream() + refuse, MIDSTREAM_COMMENT, "midstream")
     if not spec.isolated:
         return
-    yield from _essentials(chain, ids)
+    yield from _essentials(chain, set_id)
     for rule in spec.rules:
-        yield from _permit(chain, rule, incoming, ids)
+        expressions = _peer(rule, incoming) + _ports(rule.ports) + expr.COUNTER + expr.RETURN
+        yield nft.new_rule(chain, expressions, rule.comment, rule.comment)
     yield nft.new_rule(chain, refuse, "", "drop")
 
 
-def _essentials(chain: str, ids: _Ids) -> Iterator[Message]:
-    number = ids.next()
+def _essentials(chain: str, set_id: int) -> Iterator[Message]:
     types = (bytes([kind]) for kind in ESSENTIAL_ICMPV6)
-    yield from nft.anonymous_set(nft.KeyType.ICMPV6, types, number)
-    expressions = expr.essentials(nft.ANONYMOUS, number) + expr.RETURN
+    yield from nft.anonymous_icmpv6_types(types, set_id)
+    expressions = expr.essentials(nft.ANONYMOUS, set_id) + expr.RETURN
     yield nft.new_rule(chain, expressions, "", "essential ICMPv6")
-
-
-def _permit(chain: str, rule: RuleSpec, incoming: bool, ids: _Ids) -> Iterator[Message]:
-    """One RuleSpec; several rules where its ports need several kinds of match."""
-    peer = _peer(rule, incoming)
-    for messages, ports in _ports(rule, ids):
-        yield from messages
-        expressions = peer + ports + expr.COUNTER + expr.RETURN
-        yield nft.new_rule(chain, expressions, rule.comment, rule.comment)
 
 
 def _peer(rule: RuleSpec, incoming: bool) -> bytes:
@@ -289,36 +267,11 @@ def _peer(rule: RuleSpec, incoming: bool) -> bytes:
     return expr.address(rule.family, incoming, rule.peer)
 
 
-def _ports(rule: RuleSpec, ids: _Ids) -> Iterator[tuple[list[Message], bytes]]:
-    """The anonymous sets that a match needs, and the match.
-
-    What makes rules of its own: the whole protocols together, the single ports together, each range. Ranges
-    are compared and not looked up: the elements of an interval set become visible only after the rules that
-    look them up (E5), and with several protocols it would be the kernel's slowest kind of set.
-    """
-    if rule.ports is None:
-        yield [], b""
-        return
-    split = split_ports(rule.ports)
-    if len(split.whole) == 1:
-        yield [], expr.protocol(split.whole[0])
-    elif split.whole:
-        number = ids.next()
-        keys = [bytes([protocol]) for protocol in split.whole]
-        yield nft.anonymous_set(nft.KeyType.PROTOCOL, keys, number), expr.protocols(nft.ANONYMOUS, number)
-    if split.single:
-        yield _single_ports(split.single, ids)
-    for protocol, (first, last) in split.ranges:
-        yield [], expr.protocol(protocol) + expr.port_span(first, last)
-
-
-def _single_ports(ports: list[tuple[int, int]], ids: _Ids) -> tuple[list[Message], bytes]:
-    protocol, port = ports[0]
-    if len(ports) == 1:
-        return [], expr.protocol(protocol) + expr.port_span(port, port)
-    number = ids.next()
-    if any(other != protocol for other, _ in ports):
-        return nft.anonymous_protocol_ports(ports, number), expr.protocol_and_port(nft.ANONYMOUS, number)
-    keys = [each.to_bytes(2, "big") for _, each in ports]
-    match = expr.protocol(protocol) + expr.port_in(nft.ANONYMOUS, number)
-    return nft.anonymous_set(nft.KeyType.SERVICE, keys, number), match
+@lru_cache(maxsize=1024)
+def _ports(ports: PortSpec | None) -> bytes:
+    if ports is None:
+        return b""
+    protocol = expr.protocol(ports.protocol)
+    if ports.set_name is not None:
+        return protocol + expr.port_in(ports.set_name)
+    return protocol if ports.span is None else protocol + expr.port_span(*ports.span)

@@ -16,10 +16,9 @@ from daemon.backends.shape import (
     OWN_SOURCE_COMMENT,
     TRACKING_COMMENT,
     packed_text,
-    split_ports,
 )
 from daemon.model import Address, Direction, Span
-from daemon.planner import ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec, dispatches
+from daemon.planner import ChainSpec, Gate, PortSpec, Program, RuleSpec, SetKind, SetSpec, dispatches
 from daemon.policy.ruleset import Endpoint
 from daemon.program import chain_name
 from daemon.wording import clean, protocol_name, span_text
@@ -31,6 +30,7 @@ _ESSENTIALS = (
 )
 _ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _FAMILY = {4: "ip", 6: "ip6"}
+_WITH_PORTS = ("tcp", "udp", "sctp")
 
 
 def text(program: Program) -> str:
@@ -57,16 +57,22 @@ def _blocks(program: Program) -> Iterator[list[str]]:
 
 
 def _set(spec: SetSpec) -> list[str]:
-    kind = _ADDRESS_TYPE[spec.family]
-    if spec.kind is SetKind.ENDPOINTS:
-        kind += " . inet_proto . inet_service"
-    lines = [f"set {spec.name} {{", f"type {kind}"]
-    if spec.kind is SetKind.SPANS:
+    lines = [f"set {spec.name} {{", f"type {_key_type(spec)}"]
+    if spec.kind in (SetKind.SPANS, SetKind.PORTS):
         lines.append("flags interval")
     return [*lines, f'comment "{spec.comment}"', *_elements(_members(spec))]
 
 
+def _key_type(spec: SetSpec) -> str:
+    if spec.kind is SetKind.PORTS:
+        return "inet_service"
+    port = " . inet_proto . inet_service" if spec.kind is SetKind.ENDPOINTS else ""
+    return _ADDRESS_TYPE[spec.family] + port
+
+
 def _members(spec: SetSpec) -> list[str]:
+    if spec.kind is SetKind.PORTS:
+        return [_port(span) for span in sorted(cast("frozenset[Span]", spec.elements))]
     if spec.kind is SetKind.SPANS:
         return [span_text(spec.family, span) for span in sorted(cast("frozenset[Span]", spec.elements))]
     if spec.kind is SetKind.HOSTS:
@@ -113,9 +119,8 @@ def _rules(name: str, direction: Direction, spec: ChainSpec) -> Iterator[str]:
         return
     yield _ESSENTIALS
     for rule in spec.rules:
-        for ports in _ports(rule):
-            match = " ".join(part for part in (_peer(rule, direction), ports) if part)
-            yield f'{match} counter return comment "{rule.comment}"'.lstrip()
+        match = " ".join(part for part in (_peer(rule, direction), _ports(rule.ports)) if part)
+        yield f'{match} counter return comment "{rule.comment}"'.lstrip()
     yield drop
 
 
@@ -128,29 +133,16 @@ def _peer(rule: RuleSpec, direction: Direction) -> str:
     return f"{family} {'saddr' if direction is Direction.INGRESS else 'daddr'} @{rule.peer}"
 
 
-def _ports(rule: RuleSpec) -> Iterator[str]:
-    if rule.ports is None:
-        yield ""
-        return
-    split = split_ports(rule.ports)
-    if split.whole:
-        yield f"meta l4proto {_among(protocol_name(p) for p in split.whole)}"
-    protocols = {protocol for protocol, _ in split.single}
-    if len(protocols) > 1:
-        # In nft's order: it compares such keys as integers of the machine's byte order.
-        pairs = sorted(split.single, key=lambda pair: (pair[1] & 0xFF, pair[1] >> 8, pair[0]))
-        yield f"meta l4proto . th dport {_among(f'{protocol_name(p)} . {port}' for p, port in pairs)}"
-    elif split.single:
-        yield f"{_port_of(protocols.pop())} {_among(str(port) for _, port in split.single)}"
-    for protocol, (first, last) in split.ranges:
-        yield f"{_port_of(protocol)} {first}-{last}"
+def _ports(ports: PortSpec | None) -> str:
+    if ports is None:
+        return ""
+    name = protocol_name(ports.protocol)
+    if ports.set_name is None and ports.span is None:
+        return f"meta l4proto {name}"
+    port = f"@{ports.set_name}" if ports.span is None else _port(ports.span)
+    return f"{name} dport {port}" if name in _WITH_PORTS else f"meta l4proto {name} th dport {port}"
 
 
-def _port_of(protocol: int) -> str:
-    name = protocol_name(protocol)
-    return f"{name} dport" if name in ("tcp", "udp", "sctp") else f"meta l4proto {name} th dport"
-
-
-def _among(items: Iterable[str]) -> str:
-    found = list(items)
-    return found[0] if len(found) == 1 else "{ " + ", ".join(found) + " }"
+def _port(span: Span) -> str:
+    first, last = span
+    return str(first) if first == last else f"{first}-{last}"

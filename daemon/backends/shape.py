@@ -1,16 +1,13 @@
 """What every backend makes of a program alike, whatever its language. Pure.
 
-In: parts of a Program. Out: which hooks dispatch which direction, ports by the kind of match that they take,
-and the words that stand in comments and in what is told to people.
+In: parts of a Program. Out: which hooks dispatch which direction, and the words that stand in comments and in
+what is told to people.
 """
 
 import socket
 
-import msgspec
-
-from daemon.model import Address, Direction, Span
-from daemon.planner import ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec
-from daemon.policy.ruleset import Ports
+from daemon.model import Address, Direction
+from daemon.planner import ChainSpec, Gate, PortSpec, Program, RuleSpec, SetKind, SetSpec
 
 # Which directions each hook dispatches (E4: in through an interface is ingress, out through it egress).
 DISPATCHES = {
@@ -41,30 +38,16 @@ def packed_text(packed: Address) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
-class SplitPorts(msgspec.Struct, frozen=True):
-    """A rule's ports by kind of match: whole protocols; single ports; ranges, each with its protocol."""
-
-    whole: list[int]
-    single: list[tuple[int, int]]
-    ranges: list[tuple[int, Span]]
-
-
-def split_ports(ports: Ports) -> SplitPorts:
-    """Whole protocols, single ports and ranges of ports, each with its protocol."""
-    whole = sorted(protocol for protocol, span in ports if span is None)
-    spans = [(protocol, span) for protocol, span in ports if span is not None]
-    single = sorted((protocol, first) for protocol, (first, last) in spans if first == last)
-    return SplitPorts(whole, single, [(p, span) for p, span in spans if span[0] != span[1]])
-
-
 _SETS = (
     SetSpec("pods6-probe", SetKind.HOSTS, 6, frozenset({bytes(15) + b"\1"}), "probe"),
     SetSpec("blocks4-probe", SetKind.SPANS, 4, frozenset({(1, 2)}), "probe"),
     SetSpec("ports6-probe", SetKind.ENDPOINTS, 6, frozenset({(bytes(15) + b"\1", 6, 80)}), "probe"),
+    SetSpec("dports-probe", SetKind.PORTS, 0, frozenset({(80, 80), (90, 99)}), "probe"),
 )
 _RULES = (
-    RuleSpec(4, "blocks4-probe", SetKind.SPANS, ((6, (80, 80)), (6, (90, 99)), (17, (53, 53))), "probe"),
-    RuleSpec(6, "pods6-probe", SetKind.HOSTS, ((132, (5000, 5000)),), "probe"),
+    RuleSpec(4, "blocks4-probe", SetKind.SPANS, PortSpec(6, set_name="dports-probe"), "probe"),
+    RuleSpec(4, "blocks4-probe", SetKind.SPANS, PortSpec(17, span=(90, 99)), "probe"),
+    RuleSpec(6, "pods6-probe", SetKind.HOSTS, PortSpec(132, span=(5000, 5000)), "probe"),
     RuleSpec(6, "ports6-probe", SetKind.ENDPOINTS, None, "probe"),
 )
 _GATE = Gate("lo", 1, "probe", ChainSpec(True, _RULES), ChainSpec(True, _RULES))

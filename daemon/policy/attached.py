@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from daemon.model import Address, Network, Pod, Subject
-from daemon.policy.peersets import PeerPod, PodRef
+from daemon.policy.peerset import PeerPod, PodRef
 from daemon.policy.ruleset import Ruleset
 
 

@@ -25,11 +25,14 @@ from daemon.model import (
     Span,
     Subject,
 )
-from daemon.policy.ruleset import BlockSet, EndpointSet, Match, PeerRef, PodSet, Ports, Ruleset
+from daemon.policy.budget import MOST_POD_SETS
+from daemon.policy.ruleset import BlockSet, EndpointSet, Match, PeerRef, PodSet, PodUnion, Ports, Ruleset
 from daemon.policy.selectors import matches
 
 NamedPort: TypeAlias = tuple[int, str]
 """(IP protocol number, container port's name)."""
+
+RulePeer: TypeAlias = PodSet | PodUnion | BlockSet
 
 
 class Term(msgspec.Struct, frozen=True):
@@ -40,7 +43,7 @@ class Term(msgspec.Struct, frozen=True):
     """
 
     origin: str
-    peers: tuple[PodSet | BlockSet | None, ...]
+    peers: tuple[RulePeer | None, ...]
     everything: bool
     numbered: Ports
     named: tuple[NamedPort, ...]
@@ -100,7 +103,7 @@ def needs_pods(term: Term, direction: Direction) -> bool:
     Where it names pods as peers (C2, C3), and on egress a port, whatever form the peers have (D4).
     """
     by_port = bool(term.named) and direction is Direction.EGRESS
-    return any(by_port or isinstance(peer, PodSet) for peer in term.peers)
+    return any(by_port or isinstance(peer, PodSet | PodUnion) for peer in term.peers)
 
 
 def make_common_terms(common: CommonRules) -> Terms:
@@ -120,16 +123,18 @@ def _terms(
         yield Term(f"{label}[{index}]", peers, rule.ports is None, numbered, named, networks)
 
 
-def _peers(rule: Rule, namespace: str, networks: tuple[Network, ...]) -> tuple[PodSet | BlockSet | None, ...]:
+def _peers(rule: Rule, namespace: str, networks: tuple[Network, ...]) -> tuple[RulePeer | None, ...]:
     if rule.peers is None:
         return (None,)
-    pods = dict.fromkeys(
+    selected = dict.fromkeys(
         PodSet(networks, namespace if peer.namespaces is None else "", peer.namespaces, peer.pods)
         for peer in rule.peers
         if isinstance(peer, PodPeer)
     )
+    few = len(selected) <= MOST_POD_SETS
+    pods: tuple[RulePeer, ...] = tuple(selected) if few else (PodUnion(networks, tuple(selected)),)
     blocks = _unite([peer for peer in rule.peers if isinstance(peer, Block)])
-    return (*pods, blocks) if blocks.spans4 or blocks.spans6 else tuple(pods)
+    return (*pods, blocks) if blocks.spans4 or blocks.spans6 else pods
 
 
 def _unite(blocks: Sequence[Block]) -> BlockSet:
@@ -196,16 +201,21 @@ def _permitted(
 
 def _resolve(numbered: Ports, named: Iterable[NamedPort], available: Sequence[ContainerPort]) -> Ports:
     """The numbered ports and those of the subject's that have one of the names (D4)."""
-    found = [port for wanted in named if (port := find_port(wanted, available)) is not None]
+    found = [Port(protocol, (port, port)) for protocol, port in find_ports(frozenset(named), available)]
     if not found:
         return numbered
     plain = [Port(protocol, span) for protocol, span in numbered]
     return _split_ports([*plain, *found])[0]
 
 
-def find_port(wanted: NamedPort, available: Iterable[ContainerPort]) -> Port | None:
-    """The first container port of that protocol and name, as Kubernetes chooses; None: there is none (D4)."""
+def find_ports(wanted: frozenset[NamedPort], available: Iterable[ContainerPort]) -> set[tuple[int, int]]:
+    """Protocol and number of what has one of these names; of one name the first, as Kubernetes chooses (D4).
+
+    Costs what a pod has of ports, however many names a policy has.
+    """
+    first: dict[NamedPort, int] = {}
     for port in available:
-        if (port.protocol, port.name) == wanted:
-            return Port(port.protocol, (port.port, port.port))
-    return None
+        name = (port.protocol, port.name)
+        if name in wanted:
+            first.setdefault(name, port.port)
+    return {(protocol, number) for (protocol, _), number in first.items()}

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import msgspec
 
 from daemon.model import AttachmentKey
-from daemon.policy.peersets import PeerSets, PodRef, ResolvedRef
-from daemon.policy.ruleset import OPEN, Members, Ruleset
+from daemon.policy.peerset import PodRef
+from daemon.policy.peersets import PeerSets
+from daemon.policy.ruleset import OPEN, Members, Ruleset, SharedRef
 from daemon.policy.strict import Drift, make_drift, strict
 
 
@@ -26,8 +27,9 @@ class Allowed(msgspec.Struct, frozen=True):
 class _Combined(msgspec.Struct, frozen=True):
     """What came of a floor and a current ruleset, as long as the sets of both hold `members`."""
 
+    namespace: str
     current: Ruleset
-    refs: tuple[ResolvedRef, ...]
+    refs: tuple[SharedRef, ...]
     members: tuple[Members, ...]
     ruleset: Ruleset
 
@@ -39,13 +41,14 @@ class Floor:
         self._peers = peers
         self._allowed = dict(allowed)
         self._then = peers.snapshot()
-        self._drifts: dict[ResolvedRef, tuple[Members, Drift]] = {}
+        self._drifts: dict[SharedRef, tuple[Members, Drift]] = {}
         self._combined: dict[AttachmentKey, _Combined] = {}
 
-    def ruleset(self, key: AttachmentKey, current: Ruleset) -> Ruleset:
+    def ruleset(self, key: AttachmentKey, namespace: str, current: Ruleset) -> Ruleset:
         """What both the floor and the current ruleset permit; the same object as long as nothing changed.
 
-        The attachment holds the sets of both from now on, for the members of both count.
+        The attachment, of a pod of that namespace, holds the sets of both from now on, for the members of
+        both count.
         """
         known, last = self._allowed.get(key), self._combined.get(key)
         floor = OPEN if known is None else known.ruleset
@@ -53,17 +56,17 @@ class Floor:
             refs = last.refs
         else:
             refs = tuple(dict.fromkeys((*floor.sets(), *current.sets())))
-            self._peers.hold(key, refs)
+            self._peers.hold(key, refs, namespace)
         members = tuple(self._peers.members(ref) for ref in refs)
         if last is not None and last.current is current and _same(last.members, members):
             return last.ruleset
         ruleset = strict(floor, current, self._drift)
         if last is not None and last.ruleset == ruleset:
             ruleset = last.ruleset
-        self._combined[key] = _Combined(current, refs, members, ruleset)
+        self._combined[key] = _Combined(namespace, current, refs, members, ruleset)
         return ruleset
 
-    def members(self, ref: ResolvedRef) -> Members:
+    def members(self, ref: SharedRef) -> Members:
         """Who is in a set now and was so then. Of a set that is new since: who is in it now."""
         return self._drift(ref).common
 
@@ -84,7 +87,7 @@ class Floor:
         """Give the sets back; the attachments from which something was held back when last asked for."""
         dirty = {key for key, last in self._combined.items() if self._holds_back(last)}
         for key, last in self._combined.items():
-            self._peers.hold(key, last.current.sets())
+            self._peers.hold(key, last.current.sets(), last.namespace)
         return dirty
 
     def _holds_back(self, last: _Combined) -> bool:
@@ -92,7 +95,7 @@ class Floor:
             self.members(ref) is not self._peers.members(ref) for ref in last.current.sets()
         )
 
-    def _drift(self, ref: ResolvedRef) -> Drift:
+    def _drift(self, ref: SharedRef) -> Drift:
         now = self._peers.members(ref)
         known = self._drifts.get(ref)
         if known is not None and known[0] is now:

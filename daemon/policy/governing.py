@@ -4,23 +4,24 @@ In: policies as they come, change and go. Out: those that govern an interface, b
 all, and what they come to. Each policy is worked out once, however many interfaces it governs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
-from daemon.model import CommonRules, Direction, Network, Policy, Subject
+import msgspec
+
+from daemon.model import CommonRules, Direction, Network, Policy, Problem, Subject
+from daemon.policy.budget import Budget, Ledger, PolicyRef
 from daemon.policy.compile import Terms, combine, governs, make_common_terms, make_terms, needs_pods
 from daemon.policy.dicts import add, discard, put
-from daemon.policy.ruleset import Ruleset
-
-PolicyRef: TypeAlias = tuple[str, str]
-"""(namespace, name)."""
+from daemon.policy.ruleset import Ruleset, SharedRef
 
 
 class Policies:
     """All policies, and the operator's common rules. Not shared between threads."""
 
-    def __init__(self, common: CommonRules) -> None:
+    def __init__(self, common: CommonRules, budget: Budget) -> None:
         self._common = make_common_terms(common)
+        self._budget = budget
+        self._ledger = Ledger(budget)
         self._objects: dict[PolicyRef, Policy] = {}
         self._at: dict[tuple[str, Network], set[PolicyRef]] = {}
         self._terms: dict[PolicyRef, Terms] = {}  # only of policies that govern something here
@@ -32,9 +33,10 @@ class Policies:
         return iter(self._objects)
 
     def put(self, ref: PolicyRef, policy: Policy | None) -> tuple[Policy, ...]:
-        """A policy as it is now (None: gone); the versions of it whose subjects that concerns.
+        """A policy as it is now (None: gone); the policies whose subjects that concerns.
 
-        None of them where it still means the same.
+        Its versions before and now, none of them where it still means the same; and others of its namespace
+        that are closed for want of room from now on, or not any more.
         """
         before = self._objects.get(ref)
         put(self._objects, ref, policy)
@@ -45,7 +47,11 @@ class Policies:
             discard(self._at, (ref[0], network), ref)
         for network in policy.networks if policy else ():
             add(self._at, (ref[0], network), ref)
-        return tuple(version for version in (before, policy) if version is not None)
+        others = self._ledger.put(ref, policy)
+        for other in others:
+            self._terms.pop(other, None)
+        versions = (before, policy, *(self._objects[other] for other in sorted(others)))
+        return tuple(version for version in versions if version is not None)
 
     def all(self) -> tuple[Policy, ...]:
         """By namespace and name."""
@@ -78,8 +84,30 @@ class Policies:
     def _terms_of(self, policy: Policy) -> Terms:
         ref = (policy.namespace, policy.name)
         if ref not in self._terms:
-            self._terms[ref] = make_terms(policy)
+            closed = {str(d): () for d in Direction if not self._ledger.fits(ref, d)}
+            self._terms[ref] = make_terms(msgspec.structs.replace(policy, **closed) if closed else policy)
         return self._terms[ref]
+
+    def problems(self) -> Iterator[tuple[PolicyRef, Problem]]:
+        """What is closed for want of room (F1)."""
+        budget = f"{self._budget.rules} rules and {self._budget.elements} elements"
+        for ref, direction, cost in self._ledger.beyond():
+            yield (
+                ref,
+                Problem(
+                    f"spec.{direction}",
+                    f"{cost.rules} rules and {cost.elements} elements are more than there is room for: all "
+                    f"policies of namespace {ref[0]} together may have {budget}. It isolates and permits "
+                    "nothing: make it smaller, or have namespaceRules or namespaceElements raised",
+                ),
+            )
+
+    def selecting(self, namespace: str, refs: Container[SharedRef]) -> Iterator[PolicyRef]:
+        """The policies of a namespace that govern something here and name any of these sets as peers."""
+        for ref, terms in self._terms.items():
+            found = (term for d in Direction for term in terms.of(d) or ())
+            if ref[0] == namespace and any(peer in refs for term in found for peer in term.peers):
+                yield ref
 
 
 def _meaning(policy: Policy) -> tuple[object, ...]:

@@ -2,136 +2,190 @@
 
 In: pods as peers, the namespaces' labels, which sets an attachment holds. Out: `Members`, and which holders a
 change concerns. A pod's change costs as much as the sets that can include it are many, never a walk over all
-pods; only a set that is new, and a namespace that a selector newly selects, make it look at pods again.
+pods; only a set that is new, and a namespace that a selector newly selects, make it look at pods again. That
+look can be taken in pieces (`advance`), for a tenant may write thousands of selectors.
+
+What the sets of one namespace hold together is bounded: beyond that its largest set holds nobody (F2).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias, cast
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
-import msgspec
-
-from daemon.intervals import holds, number
-from daemon.model import Address, AttachmentKey, ContainerPort, Network, Selector
-from daemon.policy.compile import find_port
+from daemon.model import AttachmentKey, Network
 from daemon.policy.dicts import add, discard
-from daemon.policy.ruleset import BlockSet, Endpoint, EndpointSet, Members, PodSet
-from daemon.policy.selectors import EVERYTHING, matches
-
-PodRef: TypeAlias = tuple[str, str]
-"""(namespace, name)."""
-
-ResolvedRef: TypeAlias = PodSet | EndpointSet
-"""The references that have members; a BlockSet has its spans in itself."""
-
-Scope: TypeAlias = str | Selector
-"""Where a set looks for pods: in one namespace by name, or in those that a selector selects."""
+from daemon.policy.peerset import PeerPod, PeerSet, PodRef, Scope, parts, scope
+from daemon.policy.ruleset import Members, PodSet, SharedRef
+from daemon.policy.selectors import SelectorIndex
 
 NAME_LABEL = "kubernetes.io/metadata.name"
 
-Contribution: TypeAlias = frozenset[Address] | frozenset[Endpoint]
-"""Elements of a set, which are all of one kind."""
-
-
-class PeerPod(msgspec.Struct, frozen=True):
-    """A pod that may be a peer (A7 is the caller's), with the addresses that count on each network (C5)."""
-
-    namespace: str
-    labels: Mapping[str, str]
-    ports: tuple[ContainerPort, ...]
-    addresses: Mapping[Network, tuple[Address, ...]]
+_A_PIECE = 64
+"""After so many pods or selectors a look is worth interrupting."""
+_PIECES_AT_ONCE = 4
 
 
 class PeerSets:
-    """All sets that are held; its length is their number. Not shared between threads."""
+    """All sets that are held; its length is their number. Not shared between threads.
 
-    def __init__(self) -> None:
+    most: members that all sets of one namespace may have together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._pods: dict[PodRef, PeerPod] = {}
-        self._located: dict[tuple[str, Network], set[PodRef]] = {}
+        self._located: dict[str, dict[Network, set[PodRef]]] = {}  # by namespace
         self._labels: dict[str, Mapping[str, str]] = {}
-        self._sets: dict[ResolvedRef, _PeerSet] = {}
-        self._held: dict[AttachmentKey, frozenset[ResolvedRef]] = {}
-        self._scoped: dict[tuple[Scope, Network], set[_PeerSet]] = {}
-        self._selectors: dict[Selector, int] = {}
+        self._sets: dict[SharedRef, PeerSet] = {}
+        self._held: dict[AttachmentKey, frozenset[SharedRef]] = {}
+        self._wanting: dict[tuple[Scope, Network], SelectorIndex[PeerSet]] = {}
+        self._namespaces: SelectorIndex[PeerSet] = SelectorIndex()
         self._scopes: dict[str, tuple[Scope, ...]] = {}  # by namespace, worked out when asked for
+        self._looks: dict[SharedRef, Iterator[None]] = {}  # at the pods that there were when a set was new
+        self._spent: Counter[str] = Counter()  # members, by the namespace that pays for their sets
+        self._full: dict[PeerSet, int] = {}  # and how many pods were in each
+        self._settled: set[PeerSet] = set()  # full or not any more, since holders were last told
 
     def __len__(self) -> int:
         return len(self._sets)
 
-    def hold(self, holder: AttachmentKey, refs: Iterable[ResolvedRef]) -> None:
-        """From now on the holder refers to exactly these sets; none: it is gone."""
+    # --- holding -----------------------------------------------------------------------------------------
+
+    def hold(self, holder: AttachmentKey, refs: Iterable[SharedRef], namespace: str = "") -> None:
+        """From now on the holder, a pod's of that namespace, refers to exactly these sets.
+
+        None: it is gone.
+        """
         wanted, before = frozenset(refs), self._held.get(holder, frozenset())
         for ref in wanted - before:
             found = self._sets.get(ref)
             if found is None:
-                found = self._resolve(ref)
-                self._index(found)
-            found.holders.add(holder)
+                found = self._sets[ref] = PeerSet(ref)
+                found.payer = namespace
+                look = self._look(found)
+                # Small ones are done here.
+                if len(list(islice(look, _PIECES_AT_ONCE))) == _PIECES_AT_ONCE:
+                    self._looks[ref] = look
+            found.holders[holder] = namespace
         for ref in before - wanted:
-            self._sets[ref].holders.discard(holder)
-            if not self._sets[ref].holders:
-                self._unindex(self._sets[ref])
+            self._let_go(self._sets[ref], holder)
         if wanted:
             self._held[holder] = wanted
         else:
             self._held.pop(holder, None)
 
-    def members(self, ref: ResolvedRef) -> Members:
+    def _let_go(self, peers: PeerSet, holder: AttachmentKey) -> None:
+        del peers.holders[holder]
+        if not peers.holders:
+            self._spend(peers.payer, -len(peers))
+            self._drop(peers)
+        elif peers.payer not in peers.holders.values():
+            self._charge(peers, next(iter(peers.holders.values())))
+
+    def advance(self, holder: AttachmentKey, enough: Callable[[], bool]) -> bool:
+        """Look at pods for the sets of a holder that are new, until `enough`; whether that is done."""
+        if not self._looks:
+            return True
+        pending = [ref for ref in self._held.get(holder, ()) if ref in self._looks]
+        while pending:
+            for _ in self._looks[pending[-1]]:
+                if enough():
+                    return False
+            del self._looks[pending.pop()]
+            if enough():
+                return not pending
+        return True
+
+    def members(self, ref: SharedRef) -> Members:
         """What a set holds now. The same object until it changes; one that nobody holds is looked up anew."""
         found = self._sets.get(ref)
-        return (found or self._resolve(ref)).members()
+        if found is None:
+            return self._without_holder(ref).members()
+        for _ in self._looks.pop(ref, ()):
+            pass
+        return found.members()
 
-    def snapshot(self) -> dict[ResolvedRef, Members]:
+    def snapshot(self) -> dict[SharedRef, Members]:
         """What each set that is held holds now; members are shared, not copied."""
-        return {ref: found.members() for ref, found in self._sets.items()}
+        return {ref: self.members(ref) for ref in self._sets}
 
     def pods(self) -> Mapping[PodRef, PeerPod]:
         """All pods that may be peers, as they are now."""
         return self._pods
+
+    def overflown(self) -> dict[str, set[SharedRef]]:
+        """The sets that hold nobody because there is no room for more, by the namespaces that hold them."""
+        found: dict[str, set[SharedRef]] = {}
+        for peers in self._full:
+            for namespace in peers.holders.values():
+                found.setdefault(namespace, set()).add(peers.ref)
+        return found
+
+    # --- changes -----------------------------------------------------------------------------------------
 
     def put_pod(self, ref: PodRef, pod: PeerPod | None) -> set[AttachmentKey]:
         """A pod as it is now (None: no peer, or gone); who holds a set that this changed."""
         before = self._pods.get(ref)
         if before == pod:
             return set()
-        networks = set(before.addresses if before else ()) | set(pod.addresses if pod else ())
         self._locate(ref, before, pod)
-        concerned = {
-            found
-            for scope in self._scopes_of(ref[0])
-            for network in networks
-            for found in self._scoped.get((scope, network), ())
-        }
-        return _holders(found for found in concerned if found.put(ref, pod))
+        scopes = self._scopes_of(ref[0])
+        now = self._wanted_by(pod, scopes)
+        concerned = now | self._wanted_by(before, scopes)
+        changed = [found for found in concerned if self._put(found, ref, pod if found in now else None)]
+        return _holders(changed) | self.settle()
 
     def put_namespace(self, name: str, labels: Mapping[str, str] | None) -> set[AttachmentKey]:
         """A namespace's labels as they are now (None: no such object); who holds a set that this changed."""
-        before = set(self._scopes_of(name))
+        before = self._scopes_of(name)
         if labels is None:
             self._labels.pop(name, None)
         else:
             self._labels[name] = labels
         self._scopes.pop(name, None)
-        after = set(self._scopes_of(name))
-        changed = set()
-        for scope in before ^ after:
-            for found in self._of_scope(scope):
-                for ref in self._pods_at(name, found.networks):
-                    if found.put(ref, self._pods[ref] if scope in after else None):
+        after = self._scopes_of(name)
+        changed: set[PeerSet] = set()
+        if set(before) != set(after):
+            for ref in {ref for refs in self._located.get(name, {}).values() for ref in refs}:
+                pod = self._pods[ref]
+                now = self._wanted_by(pod, after)
+                for found in now ^ self._wanted_by(pod, before):
+                    if self._put(found, ref, pod if found in now else None):
                         changed.add(found)
-        return _holders(changed)
+        return _holders(changed) | self.settle()
+
+    def _put(self, peers: PeerSet, ref: PodRef, pod: PeerPod | None) -> bool:
+        size = len(peers)
+        changed = peers.put(ref, pod)
+        self._spend(peers.payer, len(peers) - size)
+        if self._spent[peers.payer] > self._most:
+            self._make_room(peers.payer)
+        return changed
+
+    def _wanted_by(self, pod: PeerPod | None, scopes: Iterable[Scope]) -> set[PeerSet]:
+        """The sets that select a pod in a namespace where these scopes look."""
+        if pod is None:
+            return set()
+        return {
+            found
+            for where in scopes
+            for network in pod.addresses
+            if (index := self._wanting.get((where, network))) is not None
+            for found in index.users(pod.labels)
+        }
 
     def _locate(self, ref: PodRef, before: PeerPod | None, after: PeerPod | None) -> None:
+        here = self._located.setdefault(ref[0], {})
         for network in before.addresses if before else ():
-            discard(self._located, (ref[0], network), ref)
+            discard(here, network, ref)
         for network in after.addresses if after else ():
-            add(self._located, (ref[0], network), ref)
+            add(here, network, ref)
+        if not here:
+            del self._located[ref[0]]
         if after is None:
             self._pods.pop(ref, None)
         else:
             self._pods[ref] = after
-
-    def _pods_at(self, namespace: str, networks: Iterable[Network]) -> set[PodRef]:
-        return {ref for network in networks for ref in self._located.get((namespace, network), ())}
 
     def _labels_of(self, namespace: str) -> Mapping[str, str]:
         # The label is there even where a Namespace object lacks it, or there is no such object.
@@ -140,143 +194,109 @@ class PeerSets:
     def _scopes_of(self, namespace: str) -> tuple[Scope, ...]:
         scopes = self._scopes.get(namespace)
         if scopes is None:
-            labels = self._labels_of(namespace)
-            selecting = [selector for selector in self._selectors if matches(selector, labels)]
+            selecting = self._namespaces.selecting(self._labels_of(namespace))
             scopes = self._scopes[namespace] = (namespace, *selecting)
         return scopes
 
-    def _of_scope(self, scope: Scope) -> set["_PeerSet"]:
-        return {found for found in self._sets.values() if found.scope == scope}
+    # --- sets that come and go ---------------------------------------------------------------------------
 
-    def _resolve(self, ref: ResolvedRef) -> "_PeerSet":
-        new = _PeerSet(ref)
-        for namespace in self._namespaces_in(new.scope, new.networks):
-            for pod_ref in self._pods_at(namespace, new.networks):
-                new.put(pod_ref, self._pods[pod_ref])
-        return new
+    def _look(self, new: PeerSet) -> Iterator[None]:
+        """Let changes of pods find a new set, then put all pods into it that it selects; in pieces."""
+        wanted = parts(new.ref)
+        for number, part in enumerate(wanted, 1):
+            self._want(part, new)
+            if number % _A_PIECE == 0:
+                yield
+        looked_at = 0
+        for namespace in self._places(wanted):
+            scopes = self._scopes_of(namespace)
+            here = self._located.get(namespace, {})
+            for ref in [ref for network in new.networks for ref in here.get(network, ())]:
+                pod = self._pods.get(ref)
+                if pod is not None and new in self._wanted_by(pod, scopes):
+                    self._put(new, ref, pod)
+                looked_at += 1
+                if looked_at % _A_PIECE == 0:
+                    yield
 
-    def _namespaces_in(self, scope: Scope, networks: Iterable[Network]) -> list[str]:
-        if isinstance(scope, str):
-            return [scope]
-        populated = {namespace for namespace, network in self._located if network in networks}
-        return [name for name in populated if matches(scope, self._labels_of(name))]
+    def _places(self, wanted: Iterable[PodSet]) -> list[str]:
+        """The namespaces in which there may be pods that these select."""
+        scopes = {scope(part) for part in wanted}
+        named = [where for where in scopes if isinstance(where, str)]
+        return named if len(named) == len(scopes) else list(self._located)
 
-    def _index(self, new: "_PeerSet") -> None:
-        self._sets[new.ref] = new
-        for network in new.networks:
-            add(self._scoped, (new.scope, network), new)
-        if isinstance(new.scope, Selector):
-            self._selectors[new.scope] = self._selectors.get(new.scope, 0) + 1
-            if self._selectors[new.scope] == 1:
-                self._scopes.clear()
+    def _want(self, part: PodSet, new: PeerSet) -> None:
+        where = scope(part)
+        for network in part.networks:
+            self._wanting.setdefault((where, network), SelectorIndex()).add(part.pods, new)
+        if not isinstance(where, str) and self._namespaces.add(where, new):
+            self._scopes.clear()
 
-    def _unindex(self, old: "_PeerSet") -> None:
+    def _drop(self, old: PeerSet) -> None:
         del self._sets[old.ref]
-        for network in old.networks:
-            discard(self._scoped, (old.scope, network), old)
-        if isinstance(old.scope, Selector):
-            self._selectors[old.scope] -= 1
-            if not self._selectors[old.scope]:
-                del self._selectors[old.scope]
+        self._looks.pop(old.ref, None)
+        self._full.pop(old, None)
+        self._settled.discard(old)
+        for part in parts(old.ref):
+            where = scope(part)
+            for network in part.networks:
+                index = self._wanting.get((where, network))
+                if index is not None:
+                    index.discard(part.pods, old)
+                    if not index:
+                        del self._wanting[where, network]
+            if not isinstance(where, str) and self._namespaces.discard(where, old):
                 self._scopes.clear()
 
+    def _without_holder(self, ref: SharedRef) -> PeerSet:
+        """A set as if it were held, for a moment."""
+        found = self._sets[ref] = PeerSet(ref)
+        for _ in self._look(found):
+            pass
+        self._spend(found.payer, -len(found))
+        self._drop(found)
+        return found
 
-class _PeerSet:
-    """One set: what each pod contributes, and how many pods contribute each element."""
+    # --- the budget --------------------------------------------------------------------------------------
 
-    def __init__(self, ref: ResolvedRef) -> None:
-        pods = ref if isinstance(ref, PodSet) else ref.scope if isinstance(ref.scope, PodSet) else None
-        self.ref = ref
-        self.networks = ref.networks
-        self.scope: Scope = EVERYTHING
-        if pods is not None:
-            self.scope = pods.namespace if pods.namespaces is None else pods.namespaces
-        self.holders: set[AttachmentKey] = set()
-        self._selector = EVERYTHING if pods is None else pods.pods
-        self._contributions: dict[PodRef, Contribution] = {}
-        self._v4 = _Counted()
-        self._v6 = _Counted()
-        self._members: Members | None = None
+    def _make_room(self, namespace: str) -> None:
+        """The largest set of a namespace goes to another one that holds it too and has room for it.
 
-    def put(self, ref: PodRef, pod: PeerPod | None) -> bool:
-        """A pod as it is now; whether an element came or went by it."""
-        after = self._elements(pod)
-        before = self._contributions.get(ref, frozenset())
-        if after == before:
-            return False
-        if after:
-            self._contributions[ref] = after
-        else:
-            del self._contributions[ref]
-        changed = [self._family(element).add(element) for element in after - before]
-        changed += [self._family(element).remove(element) for element in before - after]
-        if any(changed):
-            self._members = None
-        return any(changed)
+        Where there is none, it holds nobody from now on.
+        """
+        largest = max((s for s in self._sets.values() if s.payer == namespace), key=len, default=None)
+        if largest is None:
+            return
+        for other in {*largest.holders.values()} - {namespace}:
+            if self._spent[other] + len(largest) <= self._most:
+                self._charge(largest, other)
+                return
+        self._full[largest] = len(largest)
+        self._spend(namespace, -len(largest))
+        largest.overflow()
+        self._settled.add(largest)
 
-    def members(self) -> Members:
-        if self._members is None:
-            self._members = Members(self._v4.frozen(), self._v6.frozen())
-        return self._members
+    def settle(self) -> set[AttachmentKey]:
+        """Sets for which there is room again are filled again; who holds one, or one that has become full."""
+        for peers, size in list(self._full.items()):
+            if self._spent[peers.payer] + size <= self._most:
+                del self._full[peers]
+                peers.full = False
+                self._looks[peers.ref] = self._look(peers)
+                self._settled.add(peers)
+        told, self._settled = self._settled, set()
+        return _holders(told)
 
-    def _family(self, element: Address | Endpoint) -> "_Counted":
-        address = element if isinstance(element, bytes) else element[0]
-        return self._v4 if len(address) == 4 else self._v6
+    def _charge(self, peers: PeerSet, namespace: str) -> None:
+        self._spend(peers.payer, -len(peers))
+        self._spend(namespace, len(peers))
+        peers.payer = namespace
 
-    def _elements(self, pod: PeerPod | None) -> Contribution:
-        if pod is None or not matches(self._selector, pod.labels):
-            return frozenset()
-        addresses = frozenset(a for network in self.networks for a in pod.addresses.get(network, ()))
-        if isinstance(self.ref, PodSet):
-            return addresses
-        return frozenset(self._endpoints(self.ref, addresses, pod.ports))
-
-    def _endpoints(
-        self, ref: EndpointSet, addresses: Iterable[Address], available: tuple[ContainerPort, ...]
-    ) -> Iterator[Endpoint]:
-        found = [port for wanted in ref.ports if (port := find_port(wanted, available)) is not None]
-        for address in addresses:
-            if isinstance(ref.scope, BlockSet) and not _in_blocks(ref.scope, address):
-                continue
-            for port in found:
-                assert port.span is not None
-                yield address, port.protocol, port.span[0]
+    def _spend(self, namespace: str, members: int) -> None:
+        self._spent[namespace] += members
+        if not self._spent[namespace]:
+            del self._spent[namespace]
 
 
-class _Counted:
-    """Elements with the number of pods that contribute each (two pods may have one address for a while)."""
-
-    def __init__(self) -> None:
-        self._counts: dict[Address | Endpoint, int] = {}
-        self._frozen: Contribution | None = frozenset()
-
-    def add(self, element: Address | Endpoint) -> bool:
-        """Whether it is new."""
-        count = self._counts[element] = self._counts.get(element, 0) + 1
-        if count == 1:
-            self._frozen = None
-        return count == 1
-
-    def remove(self, element: Address | Endpoint) -> bool:
-        """Whether that was the last of it."""
-        count = self._counts[element] - 1
-        if count:
-            self._counts[element] = count
-            return False
-        del self._counts[element]
-        self._frozen = None
-        return True
-
-    def frozen(self) -> Contribution:
-        """The elements; the same object as long as they are the same."""
-        if self._frozen is None:
-            self._frozen = cast("Contribution", frozenset(self._counts))
-        return self._frozen
-
-
-def _in_blocks(blocks: BlockSet, address: Address) -> bool:
-    return holds(blocks.spans4 if len(address) == 4 else blocks.spans6, number(address))
-
-
-def _holders(changed: Iterable[_PeerSet]) -> set[AttachmentKey]:
+def _holders(changed: Iterable[PeerSet]) -> set[AttachmentKey]:
     return {holder for found in changed for holder in found.holders}

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from itertools import combinations
 
 from daemon.model import Address, Network, ObjectKey, Policy, Problem
-from daemon.policy.peersets import PeerPod, PodRef
+from daemon.policy.peerset import PeerPod, PodRef
 
 POLICY_FOR = "metadata.annotations[k8s.v1.cni.cncf.io/policy-for]"
 

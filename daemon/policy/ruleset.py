@@ -1,7 +1,7 @@
 """What policies come to for one attachment: which peers, which ports, in which direction.
 
 In: nothing. Out: the types that compile.py gives and planner.py takes. Peers stand here by reference
-(PodSet, EndpointSet), so that a pod's change is a change of one shared set and not of any ruleset.
+(PodSet, PodUnion, EndpointSet), so that a pod's change is a change of one shared set and not of any ruleset.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Endpoint: TypeAlias = tuple[Address, int, int]
 """(address, protocol number, port): one named port of one pod (D4)."""
 
 
-class PodSet(msgspec.Struct, frozen=True, cache_hash=True):
+class PodSet(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
     """Pods by selectors, with their addresses on `networks` (C2, C3, C5).
 
     namespace: the only namespace when `namespaces` is None; else "" (equal sets are equal values).
@@ -40,6 +40,16 @@ class BlockSet(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     spans6: tuple[Span, ...]
 
 
+class PodUnion(msgspec.Struct, frozen=True, cache_hash=True):
+    """Pods that any of several sets selects: one set in the kernel for all selectors of a rule (C2, C3).
+
+    sets: two at least, all on `networks`.
+    """
+
+    networks: tuple[Network, ...]
+    sets: tuple[PodSet, ...]
+
+
 class EndpointSet(msgspec.Struct, frozen=True, cache_hash=True):
     """Named ports of the pods that receive (D4): those in `scope` (None: every known pod) on `networks`.
 
@@ -47,15 +57,18 @@ class EndpointSet(msgspec.Struct, frozen=True, cache_hash=True):
     """
 
     networks: tuple[Network, ...]
-    scope: PodSet | BlockSet | None
+    scope: PodSet | PodUnion | BlockSet | None
     ports: tuple[tuple[int, str], ...]
 
 
-PeerRef: TypeAlias = PodSet | BlockSet | EndpointSet
+SharedRef: TypeAlias = PodSet | PodUnion | EndpointSet
+"""The references that have members; a BlockSet has its spans in itself."""
+
+PeerRef: TypeAlias = SharedRef | BlockSet
 
 
 class Members(msgspec.Struct, frozen=True):
-    """What a PodSet (addresses) or an EndpointSet (endpoints) holds at this moment, per family.
+    """What a PodSet or PodUnion (addresses) or an EndpointSet (endpoints) holds at this moment, per family.
 
     The frozensets are shared by all rulesets that refer to the set, and replaced, never changed.
     """
@@ -86,7 +99,7 @@ class Ruleset(msgspec.Struct, frozen=True, weakref=True):
         """The permissions of a direction, None where it is open."""
         return self.ingress if direction is Direction.INGRESS else self.egress
 
-    def sets(self) -> Iterator[PodSet | EndpointSet]:
+    def sets(self) -> Iterator[SharedRef]:
         """What it refers to and does not hold in itself, each as often as a match does."""
         for match in (*(self.ingress or ()), *(self.egress or ())):
             if match.peer is not None and not isinstance(match.peer, BlockSet):

@@ -1,11 +1,18 @@
-"""Whether a label selector selects.
+"""Whether a label selector selects, and which of many selectors do.
 
-In: a Selector and labels. Out: yes or no. A malformed selector never comes this far: decode.py reports it.
+In: Selectors and labels. Out: yes or no, or those that select. A malformed selector never comes this far:
+decode.py reports it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, TypeAlias, TypeVar
 
 from daemon.model import Operator, Requirement, Selector
+from daemon.policy.dicts import add, discard
+
+U = TypeVar("U")
+
+LabelPair: TypeAlias = tuple[str, str]
 
 EVERYTHING = Selector()
 """`{}`: no requirement, selects all (A4, C3)."""
@@ -24,3 +31,71 @@ def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
     if operator is Operator.NOT_IN:
         return labels.get(requirement.key) not in requirement.values
     return (requirement.key in labels) is (operator is Operator.EXISTS)
+
+
+class SelectorIndex(Generic[U]):
+    """Selectors, and who uses each: to ask which select costs little, however many there are.
+
+    A selector that asks for a label's value stands under that label and value, so that only those are tried
+    which a set of labels may satisfy; of several such labels, under the one with the fewest others.
+    What asks for no value (`Exists`, `NotIn`, `DoesNotExist`) is tried each time.
+    """
+
+    def __init__(self) -> None:
+        self._users: dict[Selector, set[U]] = {}
+        self._anchors: dict[Selector, tuple[LabelPair, ...]] = {}
+        self._at: dict[LabelPair, set[Selector]] = {}
+        self._elsewhere: dict[Selector, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def add(self, selector: Selector, user: U) -> bool:
+        """Somebody uses a selector; whether nobody did before."""
+        users = self._users.get(selector)
+        if users is not None:
+            users.add(user)
+            return False
+        self._users[selector] = {user}
+        self._anchors[selector] = anchor = self._anchor(selector)
+        for pair in anchor:
+            add(self._at, pair, selector)
+        if not anchor:
+            self._elsewhere[selector] = None
+        return True
+
+    def discard(self, selector: Selector, user: U) -> bool:
+        """Somebody uses a selector no more, if it did; whether nobody does any more."""
+        users = self._users.get(selector)
+        if users is None:
+            return False
+        users.discard(user)
+        if users:
+            return False
+        del self._users[selector]
+        for pair in self._anchors.pop(selector):
+            discard(self._at, pair, selector)
+        self._elsewhere.pop(selector, None)
+        return True
+
+    def selecting(self, labels: Mapping[str, str]) -> Iterator[Selector]:
+        """Those that select what has these labels, each once."""
+        for pair in labels.items():
+            yield from (selector for selector in self._at.get(pair, ()) if matches(selector, labels))
+        yield from (selector for selector in self._elsewhere if matches(selector, labels))
+
+    def users(self, labels: Mapping[str, str]) -> set[U]:
+        """Who uses any of those that select."""
+        return {user for selector in self.selecting(labels) for user in self._users[selector]}
+
+    def _anchor(self, selector: Selector) -> tuple[LabelPair, ...]:
+        """The labels under which a selector stands: those of one requirement, none of which has a better."""
+        candidates = [
+            tuple((requirement.key, value) for value in requirement.values)
+            for requirement in selector.requirements
+            if requirement.operator is Operator.IN
+        ]
+        return min(candidates, key=self._crowd, default=())
+
+    def _crowd(self, pairs: Iterable[LabelPair]) -> int:
+        return sum(1 + len(self._at.get(pair, ())) for pair in pairs)

@@ -18,7 +18,6 @@ import msgspec
 from daemon.intervals import common, number, union
 from daemon.memo import memoize, per_object
 from daemon.model import Address, Span
-from daemon.policy.peersets import ResolvedRef
 from daemon.policy.ruleset import (
     BlockSet,
     Endpoint,
@@ -26,10 +25,10 @@ from daemon.policy.ruleset import (
     Match,
     Members,
     PeerRef,
-    PodSet,
     PortMatch,
     Ports,
     Ruleset,
+    SharedRef,
 )
 
 _MEMO_ELEMENTS = 200_000
@@ -46,7 +45,7 @@ class Drift(msgspec.Struct, frozen=True):
     lost: Members
 
 
-DriftOf: TypeAlias = Callable[[ResolvedRef], Drift]
+DriftOf: TypeAlias = Callable[[SharedRef], Drift]
 Elements: TypeAlias = frozenset[Address] | frozenset[Endpoint]
 Matches: TypeAlias = tuple[Match, ...]
 Permission: TypeAlias = tuple[PeerRef | None, Ports | None]
@@ -170,12 +169,12 @@ def _areas(match: Match, drift: DriftOf) -> Sequence[Area]:
 # --- literals --------------------------------------------------------------------------------------------
 
 
-def _literals(ref: ResolvedRef, ports: Ports | None, members: Members) -> list[tuple[BlockSet, Ports | None]]:
+def _literals(ref: SharedRef, ports: Ports | None, members: Members) -> list[tuple[BlockSet, Ports | None]]:
     """These members of a set, written out."""
     if not members.v4 and not members.v6:
         return []
     # All elements of a set are of one kind, which their type can't say.
-    if isinstance(ref, PodSet):
+    if not isinstance(ref, EndpointSet):
         addresses = cast("tuple[frozenset[Address], frozenset[Address]]", (members.v4, members.v6))
         return [(_hosts(*addresses), ports)]
     endpoints = cast("tuple[frozenset[Endpoint], frozenset[Endpoint]]", (members.v4, members.v6))

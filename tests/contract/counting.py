@@ -18,6 +18,7 @@ from daemon.planner import (
     Dispatch,
     Gate,
     Plan,
+    PortSpec,
     Program,
     RuleSpec,
     SetChange,
@@ -30,10 +31,10 @@ Test: TypeAlias = Callable[[Any], bool]
 
 Classes: TypeAlias = Mapping[type[msgspec.Struct], Mapping[str, Mapping[str, Test]]]
 
-_MULTIPORT_SLOTS = 15
 _LONGEST_IFNAME = 15
 _LONGEST_COMMENT = 127
-_WITHOUT_PORTS = (6, 17, 132)
+_LAST_PORT = 65535
+_WITH_PORTS = (6, 17, 132)
 
 
 def _always(_: object) -> bool:
@@ -80,6 +81,7 @@ def _kinds(field: str) -> dict[str, Test]:
     return {
         f"{kind} IPv{family}": _equal((field, kind), ("family", family))
         for kind in SetKind
+        if kind is not SetKind.PORTS
         for family in (4, 6)
     }
 
@@ -90,38 +92,30 @@ def _sizes_of_kinds() -> dict[str, Test]:
         f"{size} {kind}": _both(_equal(("kind", kind)), test)
         for kind in SetKind
         for size, test in _size("elements").items()
+        # One port is compared.
+        if kind is not SetKind.PORTS or size == "many"
     }
 
 
-def _spans(ports: Any) -> list[tuple[int, tuple[int, int]]]:
-    return [(protocol, span) for protocol, span in ports or () if span is not None]
-
-
-def _of_ports(rule: RuleSpec, test: Callable[[Any], bool]) -> bool:
-    return rule.ports is not None and test(rule.ports)
-
-
-PORTS: dict[str, Test] = {
-    "everything": lambda rule: rule.ports is None,
-    "a whole protocol": lambda rule: _of_ports(rule, lambda p: [s for _, s in p] == [None]),
-    "whole protocols": lambda rule: _of_ports(rule, lambda p: [s for _, s in p].count(None) > 1),
-    "a whole protocol and ports": lambda rule: _of_ports(
-        rule, lambda p: any(s is None for _, s in p) and bool(_spans(p))
-    ),
-    "one port": lambda rule: _of_ports(rule, lambda p: len(p) == 1 and p[0][1] and p[0][1][0] == p[0][1][1]),
-    "more ports than a multiport match holds": lambda rule: _of_ports(
-        rule, lambda p: sum(a == b for _, (a, b) in _spans(p)) > _MULTIPORT_SLOTS
-    ),
-    "a range": lambda rule: _of_ports(rule, lambda p: any(a < b for _, (a, b) in _spans(p))),
-    "more ranges than a multiport match holds": lambda rule: _of_ports(
-        rule, lambda p: 2 * sum(a < b for _, (a, b) in _spans(p)) > _MULTIPORT_SLOTS
-    ),
-    "ports of several protocols": lambda rule: _of_ports(rule, lambda p: len({q for q, _ in _spans(p)}) > 1),
-    "ports of SCTP": lambda rule: _of_ports(rule, lambda p: any(q == 132 for q, _ in _spans(p))),
-    "a protocol without ports": lambda rule: _of_ports(
-        rule, lambda p: any(q not in _WITHOUT_PORTS for q, _ in p)
-    ),
-    "the last port": lambda rule: _of_ports(rule, lambda p: any(b == 65535 for _, (_, b) in _spans(p))),
+PORTS: dict[str, dict[str, Test]] = {
+    "protocol": {
+        "with ports": lambda ports: ports.protocol in _WITH_PORTS,
+        "without ports": lambda ports: ports.protocol not in _WITH_PORTS,
+    },
+    "span": {
+        "none": lambda ports: ports.span is None,
+        "one port": lambda ports: ports.span is not None and ports.span[0] == ports.span[1],
+        "a range": lambda ports: ports.span is not None and ports.span[0] < ports.span[1],
+        "the last port": lambda ports: ports.span is not None and ports.span[1] == _LAST_PORT,
+    },
+    "set_name": {
+        **_given("set_name"),
+        **{
+            f"of protocol {n}": _both(_equal(("protocol", n)), _given("set_name")["some"])
+            for n in _WITH_PORTS
+        },
+        "the whole protocol": _equal(("span", None), ("set_name", None)),
+    },
 }
 
 IFNAMES: dict[str, Test] = {
@@ -172,7 +166,7 @@ CLASSES: Classes = {
         },
         "peer": _given("peer"),
         "peer_kind": {"anyone": lambda rule: rule.peer_kind is None, **_kinds("peer_kind")},
-        "ports": PORTS,
+        "ports": _given("ports"),
         "comment": {
             "none": lambda rule: rule.comment == "",
             "plain": lambda rule: rule.comment.isascii() and rule.comment != "",
@@ -180,10 +174,11 @@ CLASSES: Classes = {
             "as long as can be": lambda rule: len(rule.comment.encode()) == _LONGEST_COMMENT,
         },
     },
+    PortSpec: PORTS,
     SetSpec: {
         "name": {"given": _always},
-        "kind": _kinds("kind"),
-        "family": {f"IPv{n}": _equal(("family", n)) for n in (4, 6)},
+        "kind": {**_kinds("kind"), "ports": _equal(("kind", SetKind.PORTS), ("family", 0))},
+        "family": {f"IPv{n}": _equal(("family", n)) for n in (4, 6)} | {"none": _equal(("family", 0))},
         "elements": {
             **_sizes_of_kinds(),
             "every IPv4 address": lambda spec: (0, 2**32 - 1) in spec.elements,
@@ -196,7 +191,12 @@ CLASSES: Classes = {
     },
     SetChange: {
         "spec": {
-            **{f"of {kind}": _of_spec(_equal(("kind", kind))) for kind in SetKind},
+            # Sets of ports are named by what they hold: none ever changes.
+            **{
+                f"of {kind}": _of_spec(_equal(("kind", kind)))
+                for kind in SetKind
+                if kind is not SetKind.PORTS
+            },
             "to nothing": lambda one: not one.spec.elements,
             "from nothing": lambda one: one.spec.elements == one.added,
         },

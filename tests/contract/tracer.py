@@ -8,7 +8,7 @@ from typing import cast
 
 from daemon.backends.fake import FakeTable
 from daemon.model import Direction, Span
-from daemon.planner import ChainSpec, Dispatch, RuleSpec, SetKind
+from daemon.planner import ChainSpec, Dispatch, PortSpec, RuleSpec, SetKind
 from daemon.policy.evaluate import ESSENTIAL_ICMPV6, ICMPV6, TCP, ConnectionState, Packet
 
 
@@ -44,7 +44,9 @@ def _in_chain(table: FakeTable, chain: ChainSpec, direction: Direction, packet: 
 def _matches(table: FakeTable, rule: RuleSpec, direction: Direction, packet: Packet) -> bool:
     family = 4 if len(packet.peer) == 4 else 6
     return (
-        rule.family in (None, family) and _is_peer(table, rule, direction, packet) and _on_ports(rule, packet)
+        rule.family in (None, family)
+        and _is_peer(table, rule, direction, packet)
+        and _on_ports(table, rule.ports, packet)
     )
 
 
@@ -61,9 +63,13 @@ def _is_peer(table: FakeTable, rule: RuleSpec, direction: Direction, packet: Pac
     return any(first <= number <= last for first, last in spans)
 
 
-def _on_ports(rule: RuleSpec, packet: Packet) -> bool:
-    return rule.ports is None or any(
-        protocol == packet.protocol
-        and (span is None or (packet.port is not None and span[0] <= packet.port <= span[1]))
-        for protocol, span in rule.ports
-    )
+def _on_ports(table: FakeTable, ports: PortSpec | None, packet: Packet) -> bool:
+    if ports is None:
+        return True
+    if ports.protocol != packet.protocol:
+        return False
+    if ports.set_name is None and ports.span is None:
+        return True
+    elements = {ports.span} if ports.set_name is None else table.sets[ports.set_name]
+    spans = cast("frozenset[Span]", elements)
+    return packet.port is not None and any(first <= packet.port <= last for first, last in spans)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import ip_address
 
+from daemon.desired import make_program
 from daemon.model import Address, AttachmentKey, Change, CommonRules, Direction, Subject
-from daemon.planner import GateRequest, Program, make_program
+from daemon.planner import GateRequest, Program
 from daemon.policy.evaluate import Packet, World, evaluate
 from daemon.store import Store
 from tests.contract.node import Node

@@ -9,9 +9,11 @@ from ipaddress import ip_address
 
 import msgspec
 
+from daemon.desired import port_sets, port_specs
 from daemon.model import Address, Span
-from daemon.planner import DENIED, ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec
+from daemon.planner import DENIED, ChainSpec, Gate, PortSpec, Program, RuleSpec, SetKind, SetSpec
 from daemon.policy.ruleset import PortMatch, Ports
+from daemon.program import used_sets
 
 TCP, UDP, SCTP, GRE, ICMP, ICMPV6 = 6, 17, 132, 47, 1, 58
 FAMILIES = (4, 6)
@@ -22,6 +24,8 @@ OWNER = "c0ffee net1"
 
 _BASES = {4: int(ip_address("10.77.0.0")), 6: int(ip_address("fd77::"))}
 _BYTES = {4: 4, 6: 16}
+_PORT_SETS: dict[str, SetSpec] = {}
+"""Those of the rules that were made so far."""
 
 
 def number(family: int, host: int) -> int:
@@ -92,10 +96,14 @@ def of(protocol: int, *some: int | Span) -> tuple[PortMatch, ...]:
 def permit(
     peers: tuple[SetSpec, ...] = (), ports: Ports | None = None, comment: str = "default/p ingress[0]"
 ) -> tuple[RuleSpec, ...]:
-    """One rule for each set; without any, one for anyone."""
+    """One rule for each set and each protocol; without any set, for anyone."""
+    _PORT_SETS.update({spec.name: spec for spec in port_sets(ports or ())})
+    specs: tuple[PortSpec | None, ...] = (None,) if ports is None else port_specs(ports)
     if not peers:
-        return (RuleSpec(None, None, None, ports, comment),)
-    return tuple(RuleSpec(peer.family, peer.name, peer.kind, ports, comment) for peer in peers)
+        return tuple(RuleSpec(None, None, None, spec, comment) for spec in specs)
+    return tuple(
+        RuleSpec(peer.family, peer.name, peer.kind, spec, comment) for peer in peers for spec in specs
+    )
 
 
 # --- chains, gates, programs ----------------------------------------------------------------------------
@@ -123,8 +131,9 @@ def guard(ifname: str = "net1") -> Gate:
 
 
 def program(*gates: Gate, sets: tuple[SetSpec, ...] = (), track: bool = True) -> Program:
-    """All that shall be in one netns."""
-    return Program({one.ifname: one for one in gates}, {spec.name: spec for spec in sets}, track)
+    """All that shall be in one netns; the sets of ports that the rules look up are among it by themselves."""
+    ports = [_PORT_SETS[name] for name in used_sets(gates) if name in _PORT_SETS]
+    return Program({one.ifname: one for one in gates}, {spec.name: spec for spec in (*sets, *ports)}, track)
 
 
 def indexed(wanted: Program, indices: Mapping[str, int]) -> Program:

@@ -11,7 +11,8 @@ from daemon.backends.iptables import IptablesBackend
 from daemon.backends.nfsocket import Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.backends.xtables import Tables
-from daemon.planner import GateRequest, Program, make_plan, make_program
+from daemon.desired import make_program
+from daemon.planner import GateRequest, Program, make_plan
 from daemon.policy.ruleset import Members, Ruleset
 from tests.lab import Attachment
 from tests.lab.polling import poll

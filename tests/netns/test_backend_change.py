@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from daemon import netns
-from daemon.planner import GateRequest, Program, make_plan, make_program
+from daemon.desired import make_program
+from daemon.planner import GateRequest, Program, make_plan
 from daemon.policy.ruleset import Members, Ruleset
 from tests.conftest import BACKENDS
 from tests.lab import Attachment, Lab, Pod, Target, objects

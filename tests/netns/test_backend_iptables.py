@@ -17,7 +17,7 @@ from daemon.backends.nfsocket import Reaper
 from daemon.backends.shape import OURS_COMMENT, REHEARSAL
 from daemon.backends.xtables import LockFile, Tables
 from daemon.errors import DataplaneError
-from daemon.planner import EMPTY, ChainSpec, Gate, Program, RuleSpec, SetKind, SetSpec, make_plan
+from daemon.planner import EMPTY, ChainSpec, Gate, PortSpec, Program, RuleSpec, SetKind, SetSpec, make_plan
 from tests.lab import Lab
 from tests.lab.kernelview import IPTABLES
 from tests.lab.polling import poll
@@ -71,7 +71,13 @@ class Listing:
                 # Without sizes and seeds.
                 self.sets.setdefault(name, set()).add(" ".join(rest.split()[:3]))
             elif verb == "add" and name.startswith("MNP-"):
-                self.sets[name].add(rest)
+                self.sets[name].update(_each(rest))
+
+
+def _each(element: str) -> list[str]:
+    """A range of ports as ipset lists it: one by one."""
+    ports = re.fullmatch(r"(\d+)-(\d+)", element)
+    return [str(port) for port in range(int(ports[1]), int(ports[2]) + 1)] if ports else [element]
 
 
 def listed() -> Listing:
@@ -136,8 +142,8 @@ PROTOCOLS = (1, 6, 17, 58, 132)
 
 
 def odd_program() -> Program:
-    rules = [RuleSpec(None, None, None, ((6, (80, 80)),), comment) for comment in COMMENTS]
-    rules += [RuleSpec(None, None, None, ((number, None),), "by number") for number in PROTOCOLS]
+    rules = [RuleSpec(None, None, None, PortSpec(6, span=(80, 80)), comment) for comment in COMMENTS]
+    rules += [RuleSpec(None, None, None, PortSpec(number), "by number") for number in PROTOCOLS]
     chain = ChainSpec(True, tuple(rules))
     names = ("net1", "net+", "!net1", 'quo"te')
     gates = {name: Gate(name, 5 + at, f"own'er {name}", chain, None) for at, name in enumerate(names)}

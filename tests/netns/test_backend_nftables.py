@@ -14,6 +14,7 @@ from daemon.backends.nfsocket import NetfilterSocket, Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.backends.nftrender import render
 from daemon.backends.shape import REHEARSAL
+from daemon.desired import make_program
 from daemon.errors import DataplaneError, TransactionError
 from daemon.model import Span
 from daemon.planner import (
@@ -26,7 +27,6 @@ from daemon.planner import (
     SetSpec,
     denied_gate,
     make_plan,
-    make_program,
 )
 from daemon.policy.ruleset import Members
 from tests.lab import Lab

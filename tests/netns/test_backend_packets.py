@@ -11,8 +11,9 @@ import pytest
 
 from daemon import netns
 from daemon.backends.base import Backend
+from daemon.desired import make_program
 from daemon.model import Span
-from daemon.planner import EMPTY, Program, denied_gate, make_plan, make_program
+from daemon.planner import EMPTY, Program, denied_gate, make_plan
 from daemon.policy.ruleset import (
     OPEN,
     BlockSet,

@@ -85,5 +85,5 @@ def test_iptables_as_shown(daemon: Daemon, web: Pod) -> None:
         "`ip6tables-legacy -S` lists the same"
     )
     sets = sets_of(listed(web, "ipset", "list"))
-    assert len(sets) == 3
+    assert len(sets) == 4
     assert sets == sets_of(shown("`ipset list`:"))

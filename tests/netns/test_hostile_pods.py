@@ -24,9 +24,10 @@ from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.backends.xtables import ScratchTables
 from daemon.backends.xtsockopt import MAX_TABLE_BYTES
+from daemon.desired import make_program
 from daemon.errors import DataplaneError
 from daemon.netlink import NLMSG_ERROR
-from daemon.planner import GateRequest, Program, make_plan, make_program
+from daemon.planner import GateRequest, Program, make_plan
 from daemon.policy.ruleset import BlockSet, Match, Members, Ruleset
 from daemon.rivals import Rivals
 from tests.lab import Lab

@@ -162,6 +162,26 @@ BLOCKS = (
     _from("block beside a selector", "C7", lambda plan: [block(plan.host(21)) | pods("a")], "x", "a b y"),
 )
 
+_STRANGERS = [pods(f"nobody-{number}") for number in range(30)]
+_FAR = [block("192.0.2.0/24"), block("2001:db8::/64")]
+MANY = (
+    _from("one of many selectors", "C2, C4", lambda _: [*_STRANGERS, pods("b")], "b", "a x y"),
+    _from("none of many selectors", "C4", lambda _: _STRANGERS, "", "a b x y"),
+    _from(
+        "many selectors, here and elsewhere, and blocks",
+        "C2, C3, C6",
+        lambda plan: [
+            *_STRANGERS,
+            pods("a"),
+            {"namespaceSelector": {}, **pods("x")},
+            *_FAR,
+            block(plan.host(12)),
+        ],
+        "a b x",
+        "y",
+    ),
+)
+
 NOBODY = "a b x y"
 MALFORMED = (
     _from("empty peer", "C8", lambda _: [{}], "", NOBODY),
@@ -195,4 +215,4 @@ MALFORMED = (
     ),
 )
 
-CASES: tuple[Case, ...] = (*SELECTORS, *NETWORKS, *BLOCKS, *MALFORMED)
+CASES: tuple[Case, ...] = (*SELECTORS, *NETWORKS, *BLOCKS, *MANY, *MALFORMED)

@@ -178,6 +178,14 @@ def _ports(name: str, ports: list[Object], probes: str, proves: str, *given: Pod
 
 
 NOT_80 = "a>s:tcp/80,udp/80,tcp/5555,icmp no"
+
+
+def _ranges(protocol: str, count: int) -> list[Object]:
+    """Ports 10001 to 10005, 10011 to 10015, and so on."""
+    first = range(10_001, 10_001 + 10 * count, 10)
+    return [{"protocol": protocol, "port": port, "endPort": port + 4} for port in first]
+
+
 PORTS = (
     _ports("empty list of ports", [], "a>s:tcp/1,udp/2,icmp yes", "D1"),
     _ports("TCP by default", [{"port": 80}], "a>s:tcp/80 yes; a>s:udp/80,tcp/81 no", "D2"),
@@ -204,6 +212,13 @@ PORTS = (
     _ports("unknown protocol", [{"protocol": "ICMP"}], NOT_80, "C8"),
     _ports(
         "bad port beside a good one", [{"port": 0}, *tcp(80)], "a>s:tcp/80 yes; a>s:tcp/81,udp/80 no", "C8"
+    ),
+    _ports(
+        "more ranges than a rule has room for",
+        [*_ranges("TCP", 1000), *_ranges("UDP", 20), *tcp(80)],
+        "a>s:tcp/80,tcp/10001,tcp/10005,tcp/19991,udp/10005,udp/10195 yes;"
+        "a>s:tcp/10000,tcp/10006,tcp/20001,udp/80,udp/10006,udp/10201,icmp no",
+        "D2, D3",
     ),
     _ports("ports allow no ICMP", [*tcp(80), *udp(80)], "a>s:tcp/80,udp/80 yes; a>s:icmp no", "D5"),
 )

@@ -77,6 +77,8 @@ SETTERS: list[tuple[str, str, str, Any]] = [
     ("log-format", "log_format", "json", "json"),
     ("track-connections", "track_connections", "false", False),
     ("events", "events", "false", False),
+    ("namespace-rules", "namespace_rules", "100", 100),
+    ("namespace-elements", "namespace_elements", "1", 1),
     ("multus-cache-dir", "multus_cache_dir", "/tmp/m", Path("/tmp/m")),
 ]
 
@@ -84,7 +86,7 @@ SETTERS: list[tuple[str, str, str, Any]] = [
 @pytest.mark.parametrize(("name", "field", "text", "value"), SETTERS)
 def test_each_way_to_set(name: str, field: str, text: str, value: Any) -> None:
     key = "".join(part.title() if index else part for index, part in enumerate(name.split("-")))
-    written = text if isinstance(value, bool) else f'"{text}"'
+    written = text if isinstance(value, int) else f'"{text}"'
     assert getattr(load(f"--{name}={text}"), field) == value
     assert getattr(load(env={f"MNP_{field.upper()}": text}), field) == value
     assert getattr(load(file=f"{key}: {written}"), field) == value

@@ -7,13 +7,15 @@ import time
 import pytest
 
 from daemon.backends.fake import FakeBackend, table_of
-from daemon.model import Direction
+from daemon.desired import make_program
+from daemon.model import Direction, Selector
 from daemon.planner import (
     DENIED,
     UNTOUCHED,
     ChainKey,
     GateRequest,
     Plan,
+    PortSpec,
     Program,
     SetKind,
     chain_name,
@@ -21,9 +23,18 @@ from daemon.planner import (
     digest,
     in_commits,
     make_plan,
-    make_program,
 )
-from daemon.policy.ruleset import OPEN, BlockSet, EndpointSet, Match, Members, Ruleset
+from daemon.policy.ruleset import (
+    OPEN,
+    BlockSet,
+    EndpointSet,
+    Match,
+    Members,
+    PodSet,
+    PodUnion,
+    Ports,
+    Ruleset,
+)
 from daemon.program import label
 from tests.unit.backends.walk import NETWORKS, TCP, UDP, Walk, pods
 
@@ -114,19 +125,42 @@ class TestProgram:
     @pytest.mark.parametrize(
         ("ports", "want"),
         [
-            (None, None),
-            (((TCP, None),), ((TCP, None),)),
-            (((TCP, (0, 65535)),), ((TCP, None),)),
-            (((TCP, None), (TCP, (80, 80))), ((TCP, None),)),
-            (((TCP, (80, 80)), (UDP, None)), ((UDP, None), (TCP, (80, 80)))),
+            (None, [None]),
+            (((TCP, None),), [PortSpec(TCP)]),
+            (((TCP, (0, 65535)),), [PortSpec(TCP)]),
+            (((TCP, None), (TCP, (80, 80))), [PortSpec(TCP)]),
+            (((TCP, (80, 80)), (UDP, None)), [PortSpec(TCP, span=(80, 80)), PortSpec(UDP)]),
+            (((TCP, (80, 90)),), [PortSpec(TCP, span=(80, 90))]),
         ],
     )
-    def test_whole_protocols(self, ports: object, want: object) -> None:
-        """D1, D2."""
-        made = program(gate(Ruleset((Match(None, ports, ("p",)),), None)))  # type: ignore[arg-type]
+    def test_ports_make_a_rule_for_each_protocol(
+        self, ports: Ports | None, want: list[PortSpec | None]
+    ) -> None:
+        """D1, D2, D3."""
+        made = program(gate(Ruleset((Match(None, ports, ("p",)),), None)))
         chain = made.gates["net1"].ingress
         assert chain is not None
-        assert chain.rules[0].ports == want
+        assert [rule.ports for rule in chain.rules] == want
+        assert made.sets == {}
+
+    def test_several_ports_are_a_set_that_all_rules_and_protocols_share(self) -> None:
+        ports = ((TCP, (80, 80)), (TCP, (90, 99)), (UDP, (80, 80)), (UDP, (90, 99)))
+        made = program(gate(Ruleset((Match(CLIENTS, ports, ("p",)), Match(None, ports, ("q",))), None)))
+        (spec,) = (spec for spec in made.sets.values() if spec.kind is SetKind.PORTS)
+        assert (spec.family, spec.comment) == (0, "80, 90-99")
+        assert spec.elements == frozenset({(80, 80), (90, 99)})
+        chain = made.gates["net1"].ingress
+        assert chain is not None
+        assert {rule.ports for rule in chain.rules} == {PortSpec(p, set_name=spec.name) for p in (TCP, UDP)}
+
+    @pytest.mark.parametrize("count", [2, 30, 1000])
+    def test_rules_do_not_grow_with_peers_and_ports(self, count: int) -> None:
+        """Peers and port ranges of one rule: two families, whatever their numbers."""
+        pods = tuple(PodSet(NETWORKS, f"ns{n}", None, Selector()) for n in range(count))
+        ports = tuple((TCP, (10 * n + 1, 10 * n + 5)) for n in range(count))
+        chain = program(gate(Ruleset((Match(PodUnion(NETWORKS, pods), ports, ("p",)),), None))).gates["net1"]
+        assert chain.ingress is not None
+        assert len(chain.ingress.rules) == 2
 
     def test_comments_name_policies_within_bounds(self) -> None:
         origins = tuple(f"a-namespace/some-policy ingress[{number}]" for number in range(20))

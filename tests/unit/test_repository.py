@@ -47,6 +47,7 @@ PLUGIN_BUILD = {"cni_plugin.build", "cni_plugin.elf"}
 PLUGIN_STDLIB = {"posix", "_socket", "_json", "sys", "time", "codecs"}
 
 PURE = (
+    "daemon.desired",
     "daemon.intervals",
     "daemon.memo",
     "daemon.model",

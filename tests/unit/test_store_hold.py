@@ -5,6 +5,7 @@ proves: A11, E5, E8
 
 import pytest
 
+from daemon.desired import make_program
 from daemon.model import (
     AttachmentKey,
     Namespace,
@@ -14,7 +15,7 @@ from daemon.model import (
     Rule,
     Selector,
 )
-from daemon.planner import GateRequest, Program, make_program
+from daemon.planner import GateRequest, Program
 from daemon.policy.ruleset import OPEN, BlockSet
 from daemon.store import Store
 from tests.unit.policy.stored import (

@@ -193,6 +193,9 @@ def elements_of(kind: SetKind, family: int) -> st.SearchStrategy[Any]:
     addresses = st.binary(min_size=length, max_size=length)
     if kind is SetKind.SPANS:
         return spans_of(family)
+    if kind is SetKind.PORTS:
+        # As they come out of a listing: not adjacent.
+        return st.integers(0, 6000).map(lambda number: (10 * number, 10 * number + number % 9))
     return addresses if kind is SetKind.HOSTS else st.tuples(addresses, st.sampled_from([6, 17, 132]), ports)
 
 

@@ -1,4 +1,4 @@
-"""Programs as iptables' chains: golden listings, the order of lines, multiport's slots, and names that fit.
+"""Programs as iptables' chains: golden listings, the order of lines, what is asked of ports, names that fit.
 
 A changed golden file is a changed packet filter: look at it, prove it (tests/netns/test_backend_*), then
 write it anew by running this module: `python -m tests.unit.backends.test_iptrender`.
@@ -18,7 +18,6 @@ from daemon.backends import ipset, ipttext
 from daemon.backends.iptrender import (
     FAMILIES,
     HOOKS,
-    MAX_MULTIPORT_SLOTS,
     TRACKING,
     Line,
     chain_lines,
@@ -32,8 +31,7 @@ from daemon.backends.iptrender import (
     set_name,
 )
 from daemon.model import Direction
-from daemon.planner import ChainKey, ChainSpec, Plan, RuleSpec, SetKind, make_plan
-from daemon.policy.ruleset import Ports
+from daemon.planner import ChainKey, ChainSpec, Plan, PortSpec, RuleSpec, SetKind, make_plan
 from daemon.program import chain_name
 from tests.unit.backends.test_nftrender import GUARD, PLANS, RICH, program
 from tests.unit.backends.walk import Walk
@@ -64,8 +62,8 @@ def test_lines_jump_to_chains_and_look_up_sets_that_are_there(seed: int, family:
         chains = content(one, family)
         targets = {line.target for lines in chains.values() for line in lines}
         assert targets <= {*chains, "RETURN", "DROP"}
-        looked_up = {line.set_name for lines in chains.values() for line in lines} - {""}
-        assert looked_up <= {set_name(s.name) for s in one.sets.values() if s.family == family}
+        looked_up = {name for lines in chains.values() for line in lines for name in line.sets}
+        assert looked_up <= {set_name(s.name) for s in one.sets.values() if s.family in (0, family)}
         assert (TRACKING in chains) == one.track
         assert not any(line.target == TRACKING for lines in chains.values() for line in lines)
 
@@ -193,70 +191,41 @@ def test_a_rule_is_in_the_family_that_it_is_for(family: int) -> None:
 )
 def test_peers_are_looked_up_at_their_end(kind: SetKind, direction: Direction, fields: str) -> None:
     (line,) = permits(RuleSpec(4, "some-set", kind, None, "p"), 4, direction)
-    assert line.set_name == "MNP-some-set"
+    assert line.sets == ("MNP-some-set",)
     assert [match.options for match in line.matches] == [(("match-set", ("MNP-some-set", fields)),)]
 
 
 # --- ports ----------------------------------------------------------------------------------------------
 
 
-def of_ports(ports: Ports | None) -> list[tuple[int | None, str]]:
-    """The protocol and what multiport is asked, a line each."""
-    return [
-        (line.protocol, line.matches[0].options[0][1][0] if line.matches else "")
-        for line in permits(RuleSpec(None, None, None, ports, "p"))
+ONE_PEER = RuleSpec(4, "some-set", SetKind.HOSTS, PortSpec(UDP, set_name="dports-x"), "p")
+
+
+@pytest.mark.parametrize(
+    ("ports", "protocol", "asked"),
+    [
+        (None, None, []),
+        (PortSpec(TCP), TCP, []),
+        (PortSpec(112), 112, []),
+        (PortSpec(TCP, span=(80, 80)), TCP, [("multiport", "dports", ("80",))]),
+        (PortSpec(SCTP, span=(80, 90)), SCTP, [("multiport", "dports", ("80:90",))]),
+        (PortSpec(UDP, set_name="dports-x"), UDP, [("set", "match-set", ("MNP-dports-x", "dst"))]),
+    ],
+)
+def test_ports(ports: PortSpec | None, protocol: int | None, asked: list[object]) -> None:
+    """D1, D2, D3: one line, however many ports."""
+    (line,) = permits(RuleSpec(None, None, None, ports, "p"))
+    assert line.protocol == protocol
+    assert [(match.name, *option) for match in line.matches for option in match.options] == asked
+
+
+def test_peers_and_ports_are_two_look_ups_of_one_line() -> None:
+    (line,) = permits(ONE_PEER)
+    assert line.sets == ("MNP-some-set", "MNP-dports-x")
+    assert [match.options[0][1] for match in line.matches] == [
+        ("MNP-some-set", "src"),
+        ("MNP-dports-x", "dst"),
     ]
-
-
-def single(count: int, first: int = 1) -> Ports:
-    return tuple((TCP, (port, port)) for port in range(first, first + count))
-
-
-def ranges(count: int) -> Ports:
-    return tuple((TCP, (1000 * n, 1000 * n + 9)) for n in range(1, count + 1))
-
-
-@pytest.mark.parametrize(
-    ("ports", "want"),
-    [
-        (None, [(None, "")]),
-        (((TCP, None),), [(TCP, "")]),
-        (((TCP, None), (UDP, None), (112, None)), [(TCP, ""), (UDP, ""), (112, "")]),
-        (((TCP, (80, 80)),), [(TCP, "80")]),
-        (((TCP, (80, 90)),), [(TCP, "80:90")]),
-        (((SCTP, (5000, 5000)),), [(SCTP, "5000")]),
-        (
-            ((TCP, (80, 80)), (UDP, (53, 53)), (TCP, (1, 65535)), (SCTP, (1, 2))),
-            [(TCP, "80,1:65535"), (UDP, "53"), (SCTP, "1:2")],
-        ),
-        (((TCP, None), (UDP, (53, 53))), [(TCP, ""), (UDP, "53")]),
-        ((), []),
-    ],
-)
-def test_ports(ports: Ports | None, want: list[tuple[int | None, str]]) -> None:
-    """D1, D2, D3; no ports at all match nothing, and never everything."""
-    assert of_ports(ports) == want
-
-
-@pytest.mark.parametrize(
-    ("ports", "slots"),
-    [
-        (single(15), [15]),
-        (single(16), [15, 1]),
-        (ranges(7), [14]),
-        (ranges(8), [14, 2]),
-        (single(1) + ranges(7), [15]),
-        (single(2) + ranges(7), [14, 2]),
-        (single(14) + ranges(1), [14, 2]),
-        (single(31), [15, 15, 1]),
-    ],
-)
-def test_slots_of_multiport(ports: Ports, slots: list[int]) -> None:
-    asked = [text.split(",") for _, text in of_ports(ports)]
-    assert [sum(1 + (":" in item) for item in items) for items in asked] == slots
-    assert max(slots) <= MAX_MULTIPORT_SLOTS
-    spans = [tuple(map(int, item.split(":"))) for items in asked for item in items]
-    assert sorted((span[0], span[-1]) for span in spans) == sorted(span for _, span in ports if span)
 
 
 # --- names ----------------------------------------------------------------------------------------------
@@ -306,7 +275,7 @@ def test_names_of_sets_fit() -> None:
     names = {spec.name for seed in range(3) for one in Walk(seed).programs(60) for spec in one.sets.values()}
     assert len(names) > 20
     assert max(len(set_name(name) + "-new") for name in names) <= ipset.MAX_NAME
-    assert {name.partition("-")[0] for name in names} > {"pods4", "blocks6", "ports4"}
+    assert {name.partition("-")[0] for name in names} > {"pods4", "blocks6", "ports4", "dports"}
 
 
 def test_comments_are_what_the_kernel_holds() -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from daemon.backends import nfttext
 from daemon.backends.nftrender import HOOKS, Found, FoundSet, render
+from daemon.desired import make_program
 from daemon.netlink import attributes
-from daemon.planner import GateRequest, Plan, Program, denied_gate, make_plan, make_program
+from daemon.planner import GateRequest, Plan, Program, denied_gate, make_plan
 from daemon.policy.ruleset import OPEN, BlockSet, EndpointSet, Match, Members, Ruleset
 from tests.unit.backends.walk import NETWORKS, TCP, UDP, pods
 

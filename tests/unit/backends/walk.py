@@ -6,8 +6,9 @@ In: a seed. Out: after each step a Program, made as the daemon makes it, for the
 import random
 from collections.abc import Iterator
 
+from daemon.desired import make_program
 from daemon.model import Operator, Requirement, Selector, Span
-from daemon.planner import GateRequest, Program, denied_gate, make_program
+from daemon.planner import GateRequest, Program, denied_gate
 from daemon.policy.ruleset import (
     BlockSet,
     EndpointSet,
@@ -18,6 +19,7 @@ from daemon.policy.ruleset import (
     PortMatch,
     Ports,
     Ruleset,
+    SharedRef,
 )
 
 IFNAMES = ("net1", "net2", "net3", "odd:name", "eth0.100")
@@ -38,10 +40,10 @@ class Walk:
         self.random = random.Random(seed)
         self.shared = [pods(f"role-{number}") for number in range(4)]
         self.endpoints = [EndpointSet(NETWORKS, scope, ((TCP, "web"),)) for scope in (None, self.shared[0])]
-        self.members: dict[PodSet | EndpointSet, Members] = {}
+        self.members: dict[SharedRef, Members] = {}
         self.gates: dict[str, GateRequest] = {}
         self.track = True
-        self.refs: list[PodSet | EndpointSet] = [*self.shared, *self.endpoints]
+        self.refs: list[SharedRef] = [*self.shared, *self.endpoints]
         for ref in self.refs:
             self.members[ref] = self._members(ref)
 
@@ -55,7 +57,7 @@ class Walk:
                 self.track = not self.track
             yield make_program(self.gates.values(), self._held, self.track)
 
-    def _held(self, ref: PodSet | EndpointSet) -> Members:
+    def _held(self, ref: SharedRef) -> Members:
         return self.members[ref]
 
     def _change_members(self) -> None:
@@ -116,7 +118,7 @@ class Walk:
         starts = sorted(self.random.sample(range(0, 40_000, 1000), self.random.randrange(5)))
         return tuple((base + start, base + start + self.random.choice(widths)) for start in starts)
 
-    def _members(self, ref: PodSet | EndpointSet) -> Members:
+    def _members(self, ref: SharedRef) -> Members:
         numbers = self.random.sample(range(1, 60), self.random.randrange(12))
         v4 = [bytes([10, 1, 0, number]) for number in numbers]
         v6 = [bytes([0xFD]) + bytes(14) + bytes([number]) for number in numbers[::2]]

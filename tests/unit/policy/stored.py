@@ -26,7 +26,7 @@ from daemon.model import (
     Selector,
     Subject,
 )
-from daemon.policy.peersets import PodRef
+from daemon.policy.peerset import PodRef
 from daemon.policy.ruleset import PodSet
 from daemon.store import Store
 

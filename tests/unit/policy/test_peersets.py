@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import pytest
 
 from daemon.model import Address, AttachmentKey, ContainerPort, Operator, Requirement, Selector
-from daemon.policy.peersets import PeerPod, PeerSets
+from daemon.policy.peerset import PeerPod
+from daemon.policy.peersets import PeerSets
 from daemon.policy.ruleset import BlockSet, EndpointSet, Members, PodSet
 from daemon.policy.selectors import EVERYTHING
 
@@ -34,7 +35,7 @@ def peer(*addresses: Address, labels: Mapping[str, str] | None = None, namespace
 
 
 def held(*refs: PodSet | EndpointSet) -> PeerSets:
-    sets = PeerSets()
+    sets = PeerSets(1000)
     sets.hold(HERE, refs)
     return sets
 
@@ -104,7 +105,7 @@ def test_shared_by_all_holders() -> None:
 
 
 def test_a_set_held_late_has_all_that_was_before() -> None:
-    sets = PeerSets()
+    sets = PeerSets(1000)
     sets.put_namespace("ns", {"team": "blue"})
     sets.put_pod(("ns", "p"), peer(ONE, labels={"app": "x"}))
     sets.put_pod(("other", "p"), peer(TWO, namespace="other"))
@@ -140,7 +141,7 @@ def test_only_what_is_held_is_kept() -> None:
 
 
 def test_selector_that_is_new_to_a_known_namespace() -> None:
-    sets = PeerSets()
+    sets = PeerSets(1000)
     sets.put_namespace("ns", {"team": "blue"})
     sets.put_pod(("ns", "p"), peer(ONE))
     sets.hold(HERE, [BLUE])

@@ -26,8 +26,18 @@ from daemon.model import (
 )
 from daemon.policy.compile import compile_ruleset, governs
 from daemon.policy.evaluate import Located, Packet, World, evaluate
-from daemon.policy.peersets import ResolvedRef
-from daemon.policy.ruleset import OPEN, BlockSet, EndpointSet, Match, Members, PeerRef, PodSet, Ports, Ruleset
+from daemon.policy.ruleset import (
+    OPEN,
+    BlockSet,
+    EndpointSet,
+    Match,
+    Members,
+    PeerRef,
+    PodSet,
+    Ports,
+    Ruleset,
+    SharedRef,
+)
 from daemon.policy.strict import Drift, make_drift, strict
 from daemon.store import Store
 from tests.unit.policy import worlds
@@ -66,11 +76,11 @@ def only(peer: PeerRef | None, ports: Ports | None = None, origin: str = "now") 
     return Ruleset(ingress=(Match(peer, ports, (origin,)),))
 
 
-def unchanged(ref: ResolvedRef) -> Drift:
+def unchanged(ref: SharedRef) -> Drift:
     return make_drift(MEMBERS[ref], MEMBERS[ref])
 
 
-def changed(**then: Members) -> Callable[[ResolvedRef], Drift]:
+def changed(**then: Members) -> Callable[[SharedRef], Drift]:
     before = {A: then.get("a", MEMBERS[A]), B: then.get("b", MEMBERS[B])}
     return lambda ref: make_drift(before[ref], MEMBERS[ref]) if isinstance(ref, PodSet) else unchanged(ref)
 
@@ -165,9 +175,9 @@ def test_a_set_that_grew_under_a_floor_of_anyone() -> None:
 
 def test_many_equal_matches_cost_no_product() -> None:
     many = tuple(Match(hosts(n.to_bytes(4, "big")), (HTTP,), ("many",)) for n in range(20_000))
-    asked: list[ResolvedRef] = []
+    asked: list[SharedRef] = []
 
-    def drift(ref: ResolvedRef) -> Drift:
+    def drift(ref: SharedRef) -> Drift:
         asked.append(ref)
         return unchanged(ref)
 
@@ -207,7 +217,7 @@ def test_hosts_stay_apart_from_wider_blocks() -> None:
 # --- random pairs ----------------------------------------------------------------------------------------
 
 
-def _members_in(pods: list[Pod], namespaces: list[Namespace]) -> Callable[[ResolvedRef], Members]:
+def _members_in(pods: list[Pod], namespaces: list[Namespace]) -> Callable[[SharedRef], Members]:
     store = Store(CommonRules())
     store.apply([Change(ObjectKey("Pod", *pod.ref), pod) for pod in pods])
     store.apply([Change(ObjectKey("Namespace", "", one.name), one) for one in namespaces])
@@ -265,7 +275,7 @@ def test_permits_what_both_permit(
     subject = subjects[0] if "subject" in same else subjects[1]
     then_members, now_members = _members_in(pods[0], namespaces[0]), _members_in(now_pods, now_namespaces)
 
-    def drift(ref: ResolvedRef) -> Drift:
+    def drift(ref: SharedRef) -> Drift:
         return make_drift(then_members(ref), now_members(ref))
 
     floor, current = _compile(policies, subjects[0], common), _compile(now_policies, subject, common)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from daemon.model import Direction
 from daemon.policy.evaluate import ESSENTIAL_ICMPV6, ConnectionState, Packet
-from daemon.policy.ruleset import BlockSet, EndpointSet, Match, Members, PodSet, Ruleset
+from daemon.policy.ruleset import BlockSet, EndpointSet, Match, Members, PodSet, PodUnion, Ruleset, SharedRef
 
-MembersOf = Callable[[PodSet | EndpointSet], Members]
+MembersOf = Callable[[SharedRef], Members]
 
 
 def trace(
@@ -43,11 +43,11 @@ def _matches(match: Match, packet: Packet, members: MembersOf) -> bool:
     return _is_peer(match.peer, packet, members) and _on_ports(match, packet)
 
 
-def _is_peer(peer: PodSet | BlockSet | None, packet: Packet, members: MembersOf) -> bool:
+def _is_peer(peer: PodSet | PodUnion | BlockSet | None, packet: Packet, members: MembersOf) -> bool:
     if peer is None:
         return True
     ipv4 = len(packet.peer) == 4
-    if isinstance(peer, PodSet):
+    if isinstance(peer, PodSet | PodUnion):
         found = members(peer)
         return packet.peer in (found.v4 if ipv4 else found.v6)
     number = int.from_bytes(packet.peer, "big")

@@ -1,0 +1,225 @@
+"""Rulesets to the Program that shall be in one netns. Pure; knows no backend.
+
+In: the rulesets of the attachments in one netns, and what the shared peer sets hold. Out: a Program.
+What one ruleset comes to is made once and then found by the ruleset's identity; a set's spec is one object
+for all programs that hold it. So a peer's change costs a program one look-up a set, and the planner
+compares by identity.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import sha256
+
+import msgspec
+
+from daemon.memo import memoize, per_object
+from daemon.model import ALL_PORTS, Direction, Span
+from daemon.policy.ruleset import (
+    BlockSet,
+    EndpointSet,
+    Match,
+    Members,
+    PeerRef,
+    Ports,
+    Ruleset,
+    SharedRef,
+)
+from daemon.program import (
+    DENIED,
+    UNTOUCHED,
+    ChainSpec,
+    Elements,
+    Gate,
+    GateRequest,
+    PortSpec,
+    Program,
+    RuleSpec,
+    SetKind,
+    SetSpec,
+)
+from daemon.wording import bounded, describe_peer, describe_ports
+
+_MEMO_GATES = 4096
+"""Of one ruleset. Most rulesets have one; the open one has every attachment that no policy governs."""
+
+_MEMO_ELEMENTS = 500_000
+"""Addresses that specs of shared sets hold on to: those of former members too, 50 bytes each."""
+
+_DIGEST_DIGITS = 12
+
+
+def make_program(
+    gates: Iterable[GateRequest], members: Callable[[SharedRef], Members], track: bool
+) -> Program:
+    """All that shall be in one netns. `members` gives what a shared set holds now.
+
+    Unknown sets hold nothing.
+    """
+    program = Program({}, {}, track)
+    for request in gates:
+        shape = _shape(request.ruleset)
+        program.gates[request.ifname] = _gate(request.ifname, request.ifindex, request.owner, shape)
+        for spec in shape.fixed:
+            program.sets[spec.name] = spec
+        for ref in shape.shared:
+            held = members(ref)
+            for family, elements in ((4, held.v4), (6, held.v6)):
+                spec = _shared_spec(ref, family, elements)
+                program.sets[spec.name] = spec
+    return program
+
+
+# --- what one ruleset comes to ---------------------------------------------------------------------------
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    """A ruleset without its members.
+
+    Chains, the sets whose elements it fixes, the shared ones by reference; and the gates made of it so far.
+    """
+
+    ingress: ChainSpec | None
+    egress: ChainSpec | None
+    fixed: tuple[SetSpec, ...]
+    shared: tuple[SharedRef, ...]
+    gates: dict[tuple[str, int | None, str], Gate] = msgspec.field(default_factory=dict)
+
+
+_DENIED_SHAPE = _Shape(DENIED, DENIED, (), ())
+
+
+def _shape(ruleset: Ruleset | None) -> _Shape:
+    return _DENIED_SHAPE if ruleset is None else _make_shape(ruleset)
+
+
+@per_object
+def _make_shape(ruleset: Ruleset) -> _Shape:
+    if ruleset.ingress is None and ruleset.egress is None:
+        return _Shape(None, None, (), ())
+    matches = [match for direction in Direction for match in ruleset.matches(direction) or ()]
+    fixed = {spec.name: spec for match in matches for spec in _fixed_sets(match)}
+    shared = tuple(dict.fromkeys(ruleset.sets()))
+    return _Shape(_chain(ruleset.ingress), _chain(ruleset.egress), tuple(fixed.values()), shared)
+
+
+def _fixed_sets(match: Match) -> Iterator[SetSpec]:
+    if isinstance(match.peer, BlockSet):
+        yield from _block_specs(match.peer)
+    yield from port_sets(match.ports or ())
+
+
+def _chain(matches: tuple[Match, ...] | None) -> ChainSpec:
+    if matches is None:
+        return UNTOUCHED
+    return ChainSpec(isolated=True, rules=tuple(rule for match in matches for rule in _rules(match)))
+
+
+def _rules(match: Match) -> list[RuleSpec]:
+    """One rule for each of the match's sets of peers and each of its protocols."""
+    comment = bounded(match.origins)
+    ports: Sequence[PortSpec | None] = (None,) if match.ports is None else port_specs(match.ports)
+    return [RuleSpec(*peer, spec, comment) for peer in _peers(match.peer) for spec in ports]
+
+
+def _peers(peer: PeerRef | None) -> list[tuple[int | None, str | None, SetKind | None]]:
+    """Family, name and kind of each set that a peer comes to."""
+    if peer is None:
+        return [(None, None, None)]
+    if isinstance(peer, BlockSet):
+        return [(spec.family, spec.name, spec.kind) for spec in _block_specs(peer)]
+    # Both families always, so that a first IPv6 member is an element and not a rule.
+    return [(family, _shared_name(peer, family), _kind(peer)) for family in (4, 6)]
+
+
+def port_specs(ports: Ports) -> tuple[PortSpec, ...]:
+    """Ports as rules say them, one for each protocol, sorted."""
+    return tuple(_port_spec(protocol, spans) for protocol, spans in _by_protocol(ports).items())
+
+
+def _port_spec(protocol: int, spans: tuple[Span, ...]) -> PortSpec:
+    if len(spans) > 1:
+        return PortSpec(protocol, set_name=_ports_name(spans))
+    return PortSpec(protocol, span=spans[0] if spans else None)
+
+
+def port_sets(ports: Ports) -> Iterator[SetSpec]:
+    """The sets that rules with these ports look up.
+
+    Named by what is in them and not by protocol: the same ports of TCP and of UDP are one set.
+    """
+    for spans in _by_protocol(ports).values():
+        if len(spans) > 1:
+            yield _ports_set(spans)
+
+
+def _by_protocol(ports: Ports) -> dict[int, tuple[Span, ...]]:
+    """The spans of each protocol, none for it as a whole: then none of its ports counts beside it (D2)."""
+    grouped: dict[int, list[Span] | None] = {}
+    for protocol, span in ports:
+        if span is None or span == ALL_PORTS:
+            grouped[protocol] = None
+        elif (known := grouped.setdefault(protocol, [])) is not None:
+            known.append(span)
+    return {protocol: tuple(grouped[protocol] or ()) for protocol in sorted(grouped)}
+
+
+def _gate(ifname: str, ifindex: int | None, owner: str, shape: _Shape) -> Gate:
+    key = (ifname, ifindex, owner)
+    found = shape.gates.get(key)
+    if found is None:
+        if len(shape.gates) >= _MEMO_GATES:
+            shape.gates.clear()
+        found = shape.gates[key] = Gate(ifname, ifindex, owner, shape.ingress, shape.egress)
+    return found
+
+
+# --- sets ------------------------------------------------------------------------------------------------
+
+
+@per_object
+def _block_specs(blocks: BlockSet) -> tuple[SetSpec, ...]:
+    """One set for each family in which there is anything (C9); single addresses go into a hash set."""
+    return tuple(
+        _block_spec(family, spans) for family, spans in ((4, blocks.spans4), (6, blocks.spans6)) if spans
+    )
+
+
+def _block_spec(family: int, spans: tuple[Span, ...]) -> SetSpec:
+    name = f"blocks{family}-{_digest(spans)}"
+    comment = describe_peer(BlockSet(spans, ()) if family == 4 else BlockSet((), spans))
+    # The first address of all is none that a hash of hosts takes with every backend.
+    if all(first == last for first, last in spans) and spans[0][0] != 0:
+        length = 4 if family == 4 else 16
+        hosts = frozenset(first.to_bytes(length, "big") for first, _ in spans)
+        return SetSpec(name, SetKind.HOSTS, family, hosts, comment)
+    return SetSpec(name, SetKind.SPANS, family, frozenset(spans), comment)
+
+
+@lru_cache(maxsize=1024)
+def _ports_set(spans: tuple[Span, ...]) -> SetSpec:
+    return SetSpec(_ports_name(spans), SetKind.PORTS, 0, frozenset(spans), describe_ports(spans))
+
+
+@lru_cache(maxsize=1024)
+def _ports_name(spans: tuple[Span, ...]) -> str:
+    return f"dports-{_digest(spans)}"
+
+
+@memoize(_MEMO_ELEMENTS, lambda ref, family, elements: len(elements) + 1)
+def _shared_spec(ref: SharedRef, family: int, elements: Elements) -> SetSpec:
+    return SetSpec(_shared_name(ref, family), _kind(ref), family, elements, describe_peer(ref))
+
+
+@lru_cache(maxsize=1024)
+def _shared_name(ref: SharedRef, family: int) -> str:
+    prefix = "ports" if isinstance(ref, EndpointSet) else "pods"
+    return f"{prefix}{family}-{_digest(ref)}"
+
+
+def _kind(ref: SharedRef) -> SetKind:
+    return SetKind.ENDPOINTS if isinstance(ref, EndpointSet) else SetKind.HOSTS
+
+
+def _digest(value: PeerRef | tuple[Span, ...]) -> str:
+    """Of frozen types of strings, numbers and tuples: their encoding is the same in every process."""
+    return sha256(msgspec.json.encode(value)).hexdigest()[:_DIGEST_DIGITS]

@@ -1,0 +1,158 @@
+"""One set of peers: which pods it may hold, what each contributes, how many contribute each element.
+
+In: the reference that it stands for, pods that its selectors select. Out: `Members`. Which pods those are is
+the caller's to know (peersets.py).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias, cast
+
+import msgspec
+
+from daemon.intervals import holds, number
+from daemon.model import Address, AttachmentKey, ContainerPort, Network, Selector
+from daemon.policy.compile import find_ports
+from daemon.policy.ruleset import BlockSet, Endpoint, EndpointSet, Members, PodSet, PodUnion, SharedRef
+from daemon.policy.selectors import EVERYTHING
+
+PodRef: TypeAlias = tuple[str, str]
+"""(namespace, name)."""
+
+Scope: TypeAlias = str | Selector
+"""Where a set looks for pods: in one namespace by name, or in those that a selector selects."""
+
+Contribution: TypeAlias = frozenset[Address] | frozenset[Endpoint]
+"""Elements of a set, which are all of one kind."""
+
+_NOTHING: Contribution = frozenset()
+
+
+class PeerPod(msgspec.Struct, frozen=True):
+    """A pod that may be a peer (A7 is the caller's), with the addresses that count on each network (C5)."""
+
+    namespace: str
+    labels: Mapping[str, str]
+    ports: tuple[ContainerPort, ...]
+    addresses: Mapping[Network, tuple[Address, ...]]
+
+
+class PeerSet:
+    """What a reference holds. holders: each with the namespace of its pod; payer: whose budget it counts in.
+
+    full: it would hold more than that budget has room for, so it holds nobody.
+    """
+
+    def __init__(self, ref: SharedRef) -> None:
+        self.ref = ref
+        self.networks = ref.networks
+        self.holders: dict[AttachmentKey, str] = {}
+        self.payer = ""
+        self.full = False
+        self._names = frozenset(ref.ports) if isinstance(ref, EndpointSet) else frozenset()
+        self._contributions: dict[PodRef, Contribution] = {}
+        self._v4 = _Counted()
+        self._v6 = _Counted()
+        self._members: Members | None = None
+
+    def __len__(self) -> int:
+        """How many pods are in it: what it costs to keep."""
+        return len(self._contributions)
+
+    def put(self, ref: PodRef, pod: PeerPod | None) -> bool:
+        """A pod that it selects as it is now, None: it selects none of that name.
+
+        Whether an element came or went by it.
+        """
+        after = _NOTHING if pod is None or self.full else self._elements(pod)
+        before = self._contributions.get(ref, _NOTHING)
+        if after == before:
+            return False
+        if after:
+            self._contributions[ref] = after
+        else:
+            del self._contributions[ref]
+        changed = [self._family(element).add(element) for element in after - before]
+        changed += [self._family(element).remove(element) for element in before - after]
+        if any(changed):
+            self._members = None
+        return any(changed)
+
+    def overflow(self) -> None:
+        """It holds nobody from now on."""
+        self.full = True
+        self._contributions.clear()
+        self._v4, self._v6, self._members = _Counted(), _Counted(), None
+
+    def members(self) -> Members:
+        """What it holds; the same object until that changes."""
+        if self._members is None:
+            self._members = Members(self._v4.frozen(), self._v6.frozen())
+        return self._members
+
+    def _family(self, element: Address | Endpoint) -> "_Counted":
+        address = element if isinstance(element, bytes) else element[0]
+        return self._v4 if len(address) == 4 else self._v6
+
+    def _elements(self, pod: PeerPod) -> Contribution:
+        addresses = frozenset(a for network in self.networks for a in pod.addresses.get(network, ()))
+        if not isinstance(self.ref, EndpointSet):
+            return addresses
+        return frozenset(self._endpoints(self.ref, addresses, pod.ports))
+
+    def _endpoints(
+        self, ref: EndpointSet, addresses: Iterable[Address], available: tuple[ContainerPort, ...]
+    ) -> Iterator[Endpoint]:
+        found = find_ports(self._names, available)
+        for address in addresses:
+            if isinstance(ref.scope, BlockSet) and not _in_blocks(ref.scope, address):
+                continue
+            for protocol, port in found:
+                yield address, protocol, port
+
+
+class _Counted:
+    """Elements with the number of pods that contribute each (two pods may have one address for a while)."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Address | Endpoint, int] = {}
+        self._frozen: Contribution | None = frozenset()
+
+    def add(self, element: Address | Endpoint) -> bool:
+        """Whether it is new."""
+        count = self._counts[element] = self._counts.get(element, 0) + 1
+        if count == 1:
+            self._frozen = None
+        return count == 1
+
+    def remove(self, element: Address | Endpoint) -> bool:
+        """Whether that was the last of it."""
+        count = self._counts[element] - 1
+        if count:
+            self._counts[element] = count
+            return False
+        del self._counts[element]
+        self._frozen = None
+        return True
+
+    def frozen(self) -> Contribution:
+        """The elements; the same object as long as they are the same."""
+        if self._frozen is None:
+            self._frozen = cast("Contribution", frozenset(self._counts))
+        return self._frozen
+
+
+def parts(ref: SharedRef) -> tuple[PodSet, ...]:
+    """The selectors of a reference, each with where it looks for pods. Where it names none: any pod (D4)."""
+    pods = ref.scope if isinstance(ref, EndpointSet) else ref
+    if isinstance(pods, PodUnion):
+        return pods.sets
+    return (pods,) if isinstance(pods, PodSet) else (PodSet(ref.networks, "", EVERYTHING, EVERYTHING),)
+
+
+def scope(pods: PodSet) -> Scope:
+    """Where a set of pods looks for them."""
+    return pods.namespace if pods.namespaces is None else pods.namespaces
+
+
+def _in_blocks(blocks: BlockSet, address: Address) -> bool:
+    return holds(blocks.spans4 if len(address) == 4 else blocks.spans6, number(address))

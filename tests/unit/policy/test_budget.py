@@ -1,0 +1,243 @@
+"""F1, F2: what a namespace may cost, who is left out when it costs more, and that nobody else notices.
+
+proves: F1, F2
+"""
+
+import pytest
+
+from daemon.model import (
+    AttachmentKey,
+    Block,
+    Change,
+    CommonRules,
+    Direction,
+    NetAttachDef,
+    ObjectKey,
+    Operator,
+    PodPeer,
+    Policy,
+    Port,
+    Requirement,
+    Rule,
+    Selector,
+    Subject,
+)
+from daemon.policy.budget import Budget, Cost, Ledger, cost
+from daemon.policy.peerset import PeerPod
+from daemon.policy.peersets import PeerSets
+from daemon.policy.ruleset import PodSet, SharedRef
+from daemon.policy.selectors import EVERYTHING
+from daemon.store import Store
+
+pytestmark = pytest.mark.unit
+
+NET = "ns/net1"
+TCP, UDP = 6, 17
+
+
+def selecting(*values: str) -> PodPeer:
+    return PodPeer(None, Selector((Requirement("app", Operator.IN, values),)))
+
+
+def block(*spans: tuple[int, int]) -> Block:
+    return Block("blocks", 4, spans)
+
+
+def ports(count: int, protocol: int = TCP) -> tuple[Port, ...]:
+    return tuple(Port(protocol, (10 * n + 1, 10 * n + 5)) for n in range(count))
+
+
+PEERS = tuple(selecting(f"x{n}") for n in range(8))
+
+COSTS = [
+    ("anyone, everything", Rule(None, None), Cost(1, 0)),
+    ("nobody", Rule((), None), Cost(0, 0)),
+    ("no port", Rule(None, ()), Cost(0, 0)),
+    ("one block", Rule((block((1, 2), (5, 6)),), None), Cost(1, 2)),
+    ("blocks are one set", Rule((block((1, 2)), block((5, 6))), None), Cost(1, 2)),
+    ("a selector weighs ten and its values", Rule((selecting("a", "b"),), None), Cost(1, 12)),
+    ("eight selectors are eight sets", Rule(PEERS, None), Cost(8, 88)),
+    ("nine selectors are one", Rule((*PEERS, selecting("y")), None), Cost(1, 99)),
+    ("a namespace's selector counts too", Rule((PodPeer(EVERYTHING, EVERYTHING),), None), Cost(1, 20)),
+    ("ports of one protocol are one rule", Rule(None, ports(600)), Cost(1, 600)),
+    ("of two they are two", Rule(None, ports(2) + ports(3, UDP)), Cost(2, 5)),
+    ("names are one more", Rule(None, (*ports(2), Port(TCP, None, "web"))), Cost(2, 3)),
+    ("peers times protocols", Rule(PEERS, ports(1) + ports(1, UDP)), Cost(16, 90)),
+]
+
+
+@pytest.mark.parametrize(("rule", "want"), [row[1:] for row in COSTS], ids=[row[0] for row in COSTS])
+def test_cost(rule: Rule, want: Cost) -> None:
+    assert cost([rule]) == want
+
+
+def policy(name: str, rules: int = 1, egress: int | None = None, namespace: str = "ns") -> Policy:
+    """One that permits so many blocks to come in, each by a rule of its own, and to go out."""
+
+    def some(count: int) -> tuple[Rule, ...]:
+        return tuple(Rule((block((100 * n, 100 * n + 1)),), None) for n in range(count))
+
+    return Policy(namespace, name, (NET,), EVERYTHING, some(rules), None if egress is None else some(egress))
+
+
+def put(ledger: Ledger, *policies: Policy) -> None:
+    for one in policies:
+        ledger.put((one.namespace, one.name), one)
+
+
+def beyond(ledger: Ledger) -> list[tuple[str, str]]:
+    return [(ref[1], str(direction)) for ref, direction, _ in ledger.beyond()]
+
+
+class TestLedger:
+    def test_the_bound_itself_fits_and_one_more_does_not(self) -> None:
+        ledger = Ledger(Budget(rules=10, elements=1000))
+        put(ledger, policy("a", 4), policy("b", 6))
+        assert beyond(ledger) == []
+        put(ledger, policy("b", 7))
+        assert beyond(ledger) == [("b", "ingress")]
+        assert ledger.fits(("ns", "a"), Direction.INGRESS)
+        assert not ledger.fits(("ns", "b"), Direction.INGRESS)
+
+    def test_elements_count_as_well(self) -> None:
+        ledger = Ledger(Budget(rules=1000, elements=10))
+        put(ledger, policy("a", 4), policy("b", 7))
+        assert beyond(ledger) == [("b", "ingress")]
+
+    def test_the_largest_is_left_out_whatever_came_first(self) -> None:
+        for names in (("small", "middle", "large"), ("large", "middle", "small")):
+            ledger = Ledger(Budget(rules=10, elements=1000))
+            sizes = {"small": 2, "middle": 5, "large": 9}
+            put(ledger, *(policy(name, sizes[name]) for name in names))
+            assert beyond(ledger) == [("large", "ingress")]
+
+    def test_directions_are_left_out_one_by_one(self) -> None:
+        ledger = Ledger(Budget(rules=10, elements=1000))
+        put(ledger, policy("a", 2, egress=9))
+        assert beyond(ledger) == [("a", "egress")]
+
+    def test_other_namespaces_do_not_notice(self) -> None:
+        ledger = Ledger(Budget(rules=10, elements=1000))
+        put(ledger, policy("a", 99), policy("a", 10, namespace="other"))
+        assert [ref for ref, _, _ in ledger.beyond()] == [("ns", "a")]
+
+    def test_who_else_is_concerned(self) -> None:
+        ledger = Ledger(Budget(rules=10, elements=1000))
+        put(ledger, policy("a", 8))
+        # The smaller one has precedence, also when it comes later.
+        assert ledger.put(("ns", "b"), policy("b", 5)) == {("ns", "a")}
+        assert ledger.put(("ns", "b"), policy("b", 6)) == set()
+        assert ledger.put(("ns", "b"), None) == {("ns", "a")}
+        assert beyond(ledger) == []
+
+
+KEY = AttachmentKey("c1", "net1")
+REF = ("ns", "pod")
+
+
+def store(budget: Budget, *policies: Policy) -> Store:
+    made = Store(CommonRules(), budget)
+    network = NetAttachDef("ns", "net1", "net1", True)
+    made.apply([Change(ObjectKey("NetworkAttachmentDefinition", "ns", "net1"), network)])
+    made.apply(Change(one.key, one) for one in policies)
+    made.attach(KEY, REF, "", Subject("ns", {}, (), (NET,)), ())
+    return made
+
+
+class TestStore:
+    def test_what_is_beyond_isolates_and_permits_nothing(self) -> None:
+        found = store(Budget(10, 1000), policy("large", 11, egress=1))
+        assert found.ruleset(KEY).ingress == ()
+        assert len(found.ruleset(KEY).egress or ()) == 1
+        (problem,) = found.problems()[policy("large").key]
+        assert problem.field == "spec.ingress"
+        assert "11 rules" in problem.message
+        assert "namespaceRules" in problem.message
+
+    def test_what_fits_goes_on_beside_it(self) -> None:
+        found = store(Budget(10, 1000), policy("small", 2), policy("large", 11))
+        assert len(found.ruleset(KEY).ingress or ()) == 2
+        assert policy("small").key not in found.problems()
+
+    def test_it_counts_again_when_there_is_room(self) -> None:
+        found = store(Budget(10, 1000), policy("a", 8), policy("b", 5))
+        assert len(found.ruleset(KEY).ingress or ()) == 5
+        assert found.apply([Change(policy("b").key, None)]) == {KEY}
+        assert len(found.ruleset(KEY).ingress or ()) == 8
+        assert found.problems() == {}
+
+
+# --- members of peer sets --------------------------------------------------------------------------------
+
+OTHER = AttachmentKey("c2", "net1")
+
+
+def everyone(label: str) -> PodSet:
+    """All pods, by a selector that is no other's."""
+    lacks = Selector((Requirement(label, Operator.DOES_NOT_EXIST),))
+    return PodSet((NET,), "", EVERYTHING, lacks)
+
+
+def peer(number: int) -> PeerPod:
+    return PeerPod("ns", {}, (), {NET: (bytes([10, 0, 0, number]),)})
+
+
+def held(sets: PeerSets, *refs: SharedRef) -> list[int]:
+    return [len(sets.members(ref).v4) for ref in refs]
+
+
+A, B = everyone("a"), everyone("b")
+
+
+class TestMembers:
+    def test_the_bound_itself_fits_and_one_more_empties_the_largest(self) -> None:
+        sets = PeerSets(6)
+        sets.hold(KEY, [A, B], "ns")
+        for number in (1, 2, 3):
+            sets.put_pod(("ns", f"p{number}"), peer(number))
+        assert held(sets, A, B) == [3, 3]
+        assert sets.overflown() == {}
+        assert KEY in sets.put_pod(("ns", "p4"), peer(4))
+        assert sorted(held(sets, A, B)) == [0, 4]
+        assert len(sets.overflown()["ns"]) == 1
+
+    def test_a_new_set_that_is_too_large_holds_nobody(self) -> None:
+        sets = PeerSets(3)
+        for number in range(4):
+            sets.put_pod(("ns", f"p{number}"), peer(number))
+        sets.hold(KEY, [A], "ns")
+        assert held(sets, A) == [0]
+        assert sets.settle() == {KEY}
+
+    def test_it_is_filled_again_when_there_is_room(self) -> None:
+        sets = PeerSets(6)
+        sets.hold(KEY, [A], "ns")
+        sets.hold(OTHER, [B], "ns")
+        for number in range(4):
+            sets.put_pod(("ns", f"p{number}"), peer(number))
+        (full,) = sets.overflown()["ns"]
+        holder, other = (KEY, OTHER) if full == A else (OTHER, KEY)
+        sets.hold(other, [], "ns")
+        assert sets.settle() == {holder}
+        assert held(sets, full) == [4]
+        assert sets.overflown() == {}
+
+    def test_a_set_of_two_namespaces_lives_on_in_the_other_ones_budget(self) -> None:
+        sets = PeerSets(4)
+        sets.hold(KEY, [A, B], "greedy")
+        sets.hold(OTHER, [A], "modest")
+        for number in range(4):
+            sets.put_pod(("ns", f"p{number}"), peer(number))
+        assert held(sets, A, B) in ([4, 4], [4, 0])
+        assert "modest" not in sets.overflown()
+        sets.hold(KEY, [], "greedy")
+        assert held(sets, A) == [4]
+
+    def test_who_goes_gives_back_what_it_took(self) -> None:
+        sets = PeerSets(4)
+        for number in range(4):
+            sets.put_pod(("ns", f"p{number}"), peer(number))
+        for turn in range(3):
+            sets.hold(KEY, [A if turn % 2 else B], "ns")
+            assert held(sets, A if turn % 2 else B) == [4]
+            assert sets.overflown() == {}
