@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from daemon.model import Block, Direction, Policy, Port, Rule, Selector
+from daemon.model import Block, Direction, Operator, Policy, Port, Requirement, Rule, Selector
 
 PolicyRef: TypeAlias = tuple[str, str]
 """(namespace, name)."""
@@ -24,18 +24,22 @@ MOST_POD_SETS = 8
 Each costs a packet that it does not match 60 to 75 ns, and each is a rule a protocol and family.
 """
 
-_SELECTOR_ELEMENTS = 10
-"""What a selector takes to keep and to look up, in addresses of a set: 1 KiB."""
+_SELECTOR = 10
+"""What a selector takes to keep, in addresses of a set: 1 KiB."""
+_MORE_VALUES = 20
+"""Each value beyond the first: by each of them the selector is found, and tried for a pod."""
+_NO_VALUE = 100
+"""A requirement that asks for no label's value: such selectors are tried for every pod."""
 
 
 class Budget(msgspec.Struct, frozen=True):
     """What all policies of one namespace may come to, and the pods that their selectors select.
 
-    rules: that one packet might meet. elements: addresses, ranges of addresses and of ports, and ten a
-    selector; and as many again for the pods in their sets (see peersets.PeerSets).
+    rules: that one packet might meet. elements: addresses, ranges of addresses and of ports, and what
+    selectors weigh (F1); and as many again for the pods in their sets (see peersets.PeerSets).
     """
 
-    rules: int = 4000
+    rules: int = 2000
     elements: int = 300_000
 
 
@@ -90,7 +94,13 @@ def _peers(rule: Rule) -> tuple[int, int]:
 
 
 def _selector(selector: Selector) -> int:
-    return _SELECTOR_ELEMENTS + sum(len(requirement.values) for requirement in selector.requirements)
+    return _SELECTOR + sum(_requirement(requirement) for requirement in selector.requirements)
+
+
+def _requirement(requirement: Requirement) -> int:
+    if requirement.operator is not Operator.IN:
+        return _NO_VALUE + len(requirement.values)
+    return 1 + _MORE_VALUES * (len(requirement.values) - 1)
 
 
 def _ports(ports: tuple[Port, ...] | None) -> tuple[int, int]:

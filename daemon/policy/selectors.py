@@ -80,13 +80,22 @@ class SelectorIndex(Generic[U]):
 
     def selecting(self, labels: Mapping[str, str]) -> Iterator[Selector]:
         """Those that select what has these labels, each once."""
+        return (selector for selector in self._candidates(labels) if matches(selector, labels))
+
+    def _candidates(self, labels: Mapping[str, str]) -> Iterator[Selector]:
         for pair in labels.items():
-            yield from (selector for selector in self._at.get(pair, ()) if matches(selector, labels))
-        yield from (selector for selector in self._elsewhere if matches(selector, labels))
+            yield from self._at.get(pair, ())
+        yield from self._elsewhere
 
     def users(self, labels: Mapping[str, str]) -> set[U]:
         """Who uses any of those that select."""
-        return {user for selector in self.selecting(labels) for user in self._users[selector]}
+        found: set[U] = set()
+        for selector in self._candidates(labels):
+            users = self._users[selector]
+            # Whoever has thousands of them needs one that selects.
+            if not users <= found and matches(selector, labels):
+                found |= users
+        return found
 
     def _anchor(self, selector: Selector) -> tuple[LabelPair, ...]:
         """The labels under which a selector stands: those of one requirement, none of which has a better."""

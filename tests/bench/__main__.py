@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import cluster, customer, figures, node, plugin, traffic, verdicts
+from tests.bench import cluster, customer, figures, node, plugin, tenant, traffic, verdicts
 from tests.bench.figures import Figure
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
@@ -25,6 +25,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "customer": customer.measure,
     "customer-iptables": partial(customer.measure, "iptables"),
     "customer-all-apps": customer.measure_all_apps,
+    "tenant": tenant.measure,
     "traffic": traffic.measure,
     "traffic-iptables": partial(traffic.measure, "iptables"),
     "verdicts": verdicts.measure,

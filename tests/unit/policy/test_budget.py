@@ -39,6 +39,10 @@ def selecting(*values: str) -> PodPeer:
     return PodPeer(None, Selector((Requirement("app", Operator.IN, values),)))
 
 
+def lacking(*keys: str) -> PodPeer:
+    return PodPeer(None, Selector(tuple(Requirement(key, Operator.DOES_NOT_EXIST) for key in keys)))
+
+
 def block(*spans: tuple[int, int]) -> Block:
     return Block("blocks", 4, spans)
 
@@ -55,7 +59,9 @@ COSTS = [
     ("no port", Rule(None, ()), Cost(0, 0)),
     ("one block", Rule((block((1, 2), (5, 6)),), None), Cost(1, 2)),
     ("blocks are one set", Rule((block((1, 2)), block((5, 6))), None), Cost(1, 2)),
-    ("a selector weighs ten and its values", Rule((selecting("a", "b"),), None), Cost(1, 12)),
+    ("a selector weighs ten and its value", Rule((selecting("a"),), None), Cost(1, 11)),
+    ("more values weigh more", Rule((selecting("a", "b", "c"),), None), Cost(1, 51)),
+    ("what asks for no value weighs most", Rule((lacking("a"),), None), Cost(1, 110)),
     ("eight selectors are eight sets", Rule(PEERS, None), Cost(8, 88)),
     ("nine selectors are one", Rule((*PEERS, selecting("y")), None), Cost(1, 99)),
     ("a namespace's selector counts too", Rule((PodPeer(EVERYTHING, EVERYTHING),), None), Cost(1, 20)),
