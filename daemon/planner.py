@@ -60,6 +60,12 @@ _INTERVALS = (SetKind.SPANS, SetKind.PORTS)
 
 _MEMO_ENTRIES = 1024
 
+_LAYOUT = b"2 "
+"""Of what backends make of a program: another one with each version that makes something else of the same.
+
+So that after an upgrade what the kernel holds is not believed, but written anew.
+"""
+
 MEMO_ELEMENTS = 200_000
 """Elements of changes that are remembered, 30 MB of blocks: more than one update changes at once."""
 
@@ -272,7 +278,7 @@ def digest(program: Program) -> str:
 
     The same in every process, so that a record can be compared after a restart.
     """
-    whole = sha256(b"tracked" if program.track else b"untracked")
+    whole = sha256(_LAYOUT + (b"tracked" if program.track else b"untracked"))
     for ifname in sorted(program.gates):
         whole.update(_gate_digest(program.gates[ifname]))
     for name in sorted(program.sets):

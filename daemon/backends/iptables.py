@@ -1,4 +1,4 @@
-"""The iptables backend: our chains in the legacy filter tables of the current netns, and our ipsets.
+"""The iptables backend: our chains in the legacy mangle tables of the current netns, and our ipsets.
 
 In: Plans. Out: sets and rules in the kernel, what of ours is there, counters. It enters no namespace itself,
 keeps no socket, and touches no chain or set but its own, besides one rule that stands first in each hook.
@@ -26,18 +26,20 @@ from daemon.backends.iptread import (
     rule_differences,
     set_differences,
 )
-from daemon.backends.iptrender import FAMILIES, HOOKS, PREFIX, Edits, hook_line, set_name
+from daemon.backends.iptrender import FAMILIES, FORMER_HOOKS, HOOKS, PREFIX, Edits, hook_line, set_name
 from daemon.backends.nfnetlink import Message
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.shape import REHEARSAL, shown
 from daemon.backends.xtables import FoundRule, ScratchTables, Table, Tables, require_tables
-from daemon.backends.xtsockopt import holds_chain, in_use
+from daemon.backends.xtsockopt import FORMER_TABLE, TABLE, holds_chain, in_use
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
 from daemon.planner import Plan, Program, SetChange, SetSpec, make_plan
 from daemon.program import closed
 
 _COMMIT_TRIES = 5
 _IPSET_IN_USE = (4100, errno.EBUSY)
+_HOOKS = {TABLE: tuple(HOOKS), FORMER_TABLE: tuple(FORMER_HOOKS)}
+"""Where a jump of ours stands, by table; older versions wrote the other one."""
 _NEW = "-new"
 """Behind the name of a set that is to replace another one."""
 
@@ -93,7 +95,8 @@ class IptablesBackend:
 
     def present(self) -> bool:
         """Whether there are chains of ours; by the kernel's own interface, so also without any library."""
-        return any(in_use(family) and holds_chain(family, HOOKS["INPUT"]) for family in FAMILIES)
+        ours = (in_use(family) and holds_chain(family, HOOKS["PREROUTING"]) for family in FAMILIES)
+        return any(ours) or any(map(_holds_former, FAMILIES))
 
     def gates(self) -> frozenset[str]:
         """The chains of attachments, of either family."""
@@ -133,7 +136,8 @@ class IptablesBackend:
         with self._working() as sock:
             with self._tables.locked():
                 for family in FAMILIES:
-                    self._commit(family, partial(_clear, family=family))
+                    for name in _HOOKS:
+                        self._clear(family, name)
             self._destroy(sock, sorted(read_sets(sock)))
 
     @contextlib.contextmanager
@@ -145,8 +149,10 @@ class IptablesBackend:
         with one_thread():
             found: set[str] = set()
             for family in FAMILIES:
-                with self._tables.opened(family) as table:
-                    found |= {chain for chain in table.chains() if chain.startswith(PREFIX)}
+                for name in _HOOKS:
+                    if _of_interest(family, name):
+                        with self._tables.opened(family, name) as table:
+                            found |= {chain for chain in table.chains() if chain.startswith(PREFIX)}
         return frozenset(found)
 
     # --- a plan whose start is known ---------------------------------------------------------------------
@@ -215,6 +221,9 @@ class IptablesBackend:
         """Make our chains as the program has them; those that are so already keep their counters."""
         chains = {family: iptrender.content(program, family) for family in FAMILIES}
         self._write(program, sets, {family: Edits(chains[family], ()) for family in FAMILIES}, whole=True)
+        with self._tables.locked():
+            for family in FAMILIES:
+                self._clear(family, FORMER_TABLE)
 
     # --- rules -------------------------------------------------------------------------------------------
 
@@ -230,10 +239,15 @@ class IptablesBackend:
                 if said:
                     raise DataplaneError(f"what was written is not what stands there: {shown(said)}")
 
-    def _commit(self, family: int, change: Callable[[Table], None]) -> None:
+    def _clear(self, family: int, name: str) -> None:
+        """Take all that is ours out of a table, if there is one."""
+        if _of_interest(family, name):
+            self._commit(family, partial(_clear, family=family, hooks=_HOOKS[name]), name)
+
+    def _commit(self, family: int, change: Callable[[Table], None], name: str = TABLE) -> None:
         """One commit; anew where somebody else's came between."""
         for attempt in range(_COMMIT_TRIES):
-            with self._tables.opened(family) as table:
+            with self._tables.opened(family, name) as table:
                 change(table)
                 try:
                     table.commit()
@@ -251,6 +265,19 @@ class IptablesBackend:
                 # A rule of somebody else looks it up: it stays, and is taken over if it is wanted again.
                 if error.errno not in _IPSET_IN_USE:
                     raise
+
+
+def _of_interest(family: int, table: str) -> bool:
+    """Whether to look into a table of the current netns; never makes one."""
+    return in_use(family) if table == TABLE else _holds_former(family)
+
+
+def _holds_former(family: int) -> bool:
+    """Whether an older version's chains are there. One that can't be read says no: it is others' affair."""
+    try:
+        return in_use(family, FORMER_TABLE) and holds_chain(family, FORMER_HOOKS["INPUT"], FORMER_TABLE)
+    except DataplaneError:
+        return False
 
 
 def _made(name: str, spec: SetSpec) -> list[Message]:
@@ -326,8 +353,8 @@ def _remove_all(table: Table, hook: str, jump: Entry, rules: list[FoundRule]) ->
             table.remove(hook, jump)
 
 
-def _clear(table: Table, family: int) -> None:
-    for hook in HOOKS:
+def _clear(table: Table, family: int, hooks: tuple[str, ...]) -> None:
+    for hook in hooks:
         jump = compile_line(hook_line(hook), family, {})
         _remove_all(table, hook, jump, table.rules(hook, _RULES_SEARCHED))
     ours = [chain for chain in table.chains() if chain.startswith(PREFIX)]

@@ -1,4 +1,4 @@
-"""A Program to the chains of the `filter` table, one family at a time. Pure.
+"""A Program to the chains of the `mangle` table, one family at a time. Pure.
 
 In: a Program, or a Plan. Out: chains as Lines in the order in which a packet meets them, and which of them a
 plan touches. It knows no kernel: xtables.py compiles Lines, ipset.py fills the sets that they name.
@@ -17,6 +17,7 @@ import msgspec
 from daemon.backends.shape import (
     DISPATCHES,
     ESSENTIAL_ICMPV6,
+    FORMER_DISPATCHES,
     MIDSTREAM_COMMENT,
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
@@ -34,6 +35,9 @@ FAMILIES = (4, 6)
 
 HOOKS = {hook.upper(): PREFIX + hook.upper() for hook in DISPATCHES}
 """The chain that a hook's first rule jumps to."""
+
+FORMER_HOOKS = {hook.upper(): PREFIX + hook.upper() for hook in FORMER_DISPATCHES}
+"""The same, of versions that wrote the table `filter`."""
 
 TRACKING = PREFIX + "tracking"
 
@@ -108,8 +112,8 @@ def set_name(name: str) -> str:
 
 
 def hook_line(hook: str) -> Line:
-    """The first rule of a hook."""
-    return Line(HOOKS[hook], comment=OURS_COMMENT)
+    """The first rule of a hook, or of one that an older version used."""
+    return Line(PREFIX + hook, comment=OURS_COMMENT)
 
 
 def content(program: Program, family: int) -> Chains:
@@ -144,16 +148,16 @@ def edits(plan: Plan, family: int) -> Edits:
 
 
 def _dispatch(program: Program, hook: str) -> Iterator[Line]:
-    for direction in DISPATCHES[hook.lower()]:
-        # In an order that does not depend on which attachment came first.
-        for _, gate in sorted(program.gates.items()):
-            if gate.chain(direction) is None:
-                continue
-            chain = gate_chain(ChainKey(gate.ifname, direction))
-            if direction is Direction.INGRESS:
-                yield Line(chain, in_interface=gate.ifname)
-            else:
-                yield Line(chain, out_interface=gate.ifname)
+    direction = DISPATCHES[hook.lower()]
+    # In an order that does not depend on which attachment came first.
+    for _, gate in sorted(program.gates.items()):
+        if gate.chain(direction) is None:
+            continue
+        chain = gate_chain(ChainKey(gate.ifname, direction))
+        if direction is Direction.INGRESS:
+            yield Line(chain, in_interface=gate.ifname)
+        else:
+            yield Line(chain, out_interface=gate.ifname)
 
 
 # --- one attachment and direction ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from daemon.backends import ipset
 from daemon.backends.iptrender import FAMILIES, HOOKS, Line, content, hook_line, set_name
 from daemon.backends.shape import packed_text
+from daemon.backends.xtsockopt import TABLE
 from daemon.planner import Program, SetKind, SetSpec
 from daemon.wording import protocol_name
 
@@ -19,17 +20,17 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def text(program: Program) -> str:
-    """The whole: what `ipset save`, `iptables -S` and `ip6tables -S` list of ours."""
+    """The whole: what `ipset save` and `iptables -t mangle -S`, for both families, list of ours."""
     lines = ["# ipset save"]
     for spec in program.sets.values():
         lines += _set(spec)
     for family in FAMILIES:
-        lines += ["", f"# {_COMMANDS[family]} -S", *rules_text(program, family)]
+        lines += ["", f"# {_COMMANDS[family]} -t {TABLE} -S", *rules_text(program, family)]
     return "\n".join([*lines, ""])
 
 
 def rules_text(program: Program, family: int) -> Iterator[str]:
-    """One family's part, a line each, as `iptables -S` words it."""
+    """One family's part, a line each, as iptables words it."""
     chains = content(program, family)
     yield from (f"-N {chain}" for chain in chains)
     for hook in HOOKS:

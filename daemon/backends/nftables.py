@@ -10,8 +10,8 @@ from daemon import netns
 from daemon.backends import nftmessages, nftread, nfttext
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.nftread import read, read_counters, read_generation
-from daemon.backends.nftrender import DROP_PREFIX, HOOKS, TRACKING, Found, render
-from daemon.backends.shape import REHEARSAL
+from daemon.backends.nftrender import DROP_PREFIX, HOOKS, TRACKING, Found, former_hooks, render
+from daemon.backends.shape import FORMER_DISPATCHES, REHEARSAL
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
 from daemon.planner import Plan, Program, in_commits, make_plan
 
@@ -65,6 +65,9 @@ class NftablesBackend:
                 if attempt == _RESET_TRIES - 1:
                     raise
             else:
+                if former_hooks(found):
+                    # Once more: with our hooks in force, those of the older version go.
+                    continue
                 return None
         return None
 
@@ -105,7 +108,7 @@ class NftablesBackend:
 
     def gates(self) -> frozenset[str]:
         """Chains of attachments: all but the base chains and the one for tracking."""
-        return frozenset(self.read().chains) - HOOKS.keys() - {TRACKING}
+        return frozenset(self.read().chains) - HOOKS.keys() - FORMER_DISPATCHES.keys() - {TRACKING}
 
     def read(self) -> Found:
         """Names of what is in our table."""

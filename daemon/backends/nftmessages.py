@@ -85,9 +85,9 @@ def delete_table() -> Message:
     return _message(_DELTABLE, _IN_TABLE, "delete table")
 
 
-def base_chain(name: str, hook: int) -> Message:
+def base_chain(name: str, hook: int, priority: int) -> Message:
     """Make a filter chain at a hook with policy accept, or leave it as it is."""
-    at = nest(4, attr(1, u32(hook)), attr(2, u32(0)))
+    at = nest(4, attr(1, u32(hook)), attr(2, u32(priority & 0xFFFFFFFF)))
     body = _IN_TABLE + attr(3, string(name)) + at + attr(5, u32(_ACCEPT)) + attr(7, string("filter"))
     return _message(_NEWCHAIN, body, f"add base chain {name}", NLM_F_CREATE)
 

@@ -20,9 +20,11 @@ from daemon.backends.nfnetlink import Message
 from daemon.backends.shape import (
     DISPATCHES,
     ESSENTIAL_ICMPV6,
+    FORMER_DISPATCHES,
     MIDSTREAM_COMMENT,
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
+    PRIORITY,
     TRACKING_COMMENT,
 )
 from daemon.model import Direction
@@ -43,7 +45,7 @@ from daemon.wording import clean
 
 TRACKING = "tracking"
 
-HOOKS = {"input": 1, "forward": 2, "output": 3}
+HOOKS = {"prerouting": 0, "postrouting": 4}
 
 DROP_PREFIX = "drop-"
 
@@ -73,7 +75,8 @@ def render(plan: Plan, found: Found = NOTHING) -> list[Message]:
     """The batch for a plan. found: what is there, for a plan that resets; no matter for others."""
     ids = _Ids(0)
     if plan.reset:
-        return [*_clear(plan, found), *_content(plan, ids, _kept(plan, found)), *_base_rules(plan)]
+        content = _content(plan, ids, _kept(plan, found))
+        return [*_clear(plan, found), *content, *_base_rules(plan), *_former_rules(plan, found)]
     moved = bool(plan.dispatch_removed or plan.dispatch_added)
     before = [nft.flush_rules(hook) for hook in HOOKS] if moved else []
     after = _base_rules(plan) if moved else iter(())
@@ -118,27 +121,44 @@ def _kept(plan: Plan, found: Found) -> _Kept:
 def _clear(plan: Plan, found: Found) -> Iterator[Message]:
     if not found.table:
         yield nft.new_table(OURS_COMMENT)
-        yield from (nft.base_chain(name, hook) for name, hook in HOOKS.items())
+        yield from _hooks()
         return
     kept = _kept(plan, found)
     yield nft.flush_rules(None)
     for name in sorted(found.sets):
         yield nft.flush_set(name) if name in kept.sets else nft.delete_set(name)
-    for name in sorted(found.chains.keys() - HOOKS.keys() - kept.chains):
+    for name in sorted(found.chains.keys() - HOOKS.keys() - former_hooks(found) - kept.chains):
         yield nft.delete_chain(name)
     for name in sorted(found.counters - kept.counters):
         yield nft.delete_counter(name)
-    yield from (nft.base_chain(name, hook) for name, hook in HOOKS.items())
+    yield from _hooks()
+
+
+def _hooks() -> Iterator[Message]:
+    return (nft.base_chain(name, hook, PRIORITY) for name, hook in HOOKS.items())
 
 
 def _base_rules(plan: Plan) -> Iterator[Message]:
     """From the hooks to the chains of the attachments; all anew, since few pods have more than a few."""
     entries = dispatches(plan.program)
-    for hook, directions in DISPATCHES.items():
-        for direction in directions:
-            for entry in entries:
-                if entry.key.direction is direction:
-                    yield _jump(hook, entry)
+    for hook, direction in DISPATCHES.items():
+        yield from (_jump(hook, entry) for entry in entries if entry.key.direction is direction)
+
+
+def former_hooks(found: Found) -> frozenset[str]:
+    """The base chains of an older version, as long as ours are not there: until the next batch they stay.
+
+    A packet under way may have passed our new hooks before they were there, and has those before it (E5).
+    """
+    if found.chains.keys() & HOOKS.keys():
+        return frozenset()
+    return frozenset(found.chains.keys() & FORMER_DISPATCHES.keys())
+
+
+def _former_rules(plan: Plan, found: Found) -> Iterator[Message]:
+    for hook in sorted(former_hooks(found)):
+        directions = FORMER_DISPATCHES[hook]
+        yield from (_jump(hook, e) for e in dispatches(plan.program) if e.key.direction in directions)
 
 
 @lru_cache(maxsize=256)

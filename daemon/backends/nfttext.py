@@ -28,6 +28,7 @@ _ESSENTIALS = (
     "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, "
     "mld2-listener-report } return"
 )
+_PRIORITY = "mangle"  # nft's word for shape.PRIORITY
 _ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _FAMILY = {4: "ip", 6: "ip6"}
 _WITH_PORTS = ("tcp", "udp", "sctp")
@@ -48,8 +49,8 @@ def _blocks(program: Program) -> Iterator[list[str]]:
         yield [f"counter {DROP_PREFIX}{chain_name(direction, gate.ifname)} {{"]
     for spec in program.sets.values():
         yield _set(spec)
-    for hook, directions in DISPATCHES.items():
-        yield _base_chain(hook, directions, program)
+    for hook, direction in DISPATCHES.items():
+        yield _base_chain(hook, direction, program)
     if program.track:
         yield [f"chain {TRACKING} {{", f'comment "{TRACKING_COMMENT}"', "ct state established,related return"]
     for gate, direction in chains:
@@ -86,15 +87,14 @@ def _elements(entries: Iterable[str]) -> list[str]:
     return [f"elements = {{ {joined} }}"] if joined else []
 
 
-def _base_chain(hook: str, directions: tuple[Direction, ...], program: Program) -> list[str]:
-    lines = [f"chain {hook} {{", f"type filter hook {hook} priority filter; policy accept;"]
-    for direction in directions:
-        key = "iif" if direction is Direction.INGRESS else "oif"
-        for entry in dispatches(program):
-            if entry.key.direction is direction:
-                match = key if entry.ifindex else f"{key}name"
-                chain = chain_name(direction, entry.key.ifname)
-                lines.append(f'{match} "{entry.key.ifname}" jump {chain}')
+def _base_chain(hook: str, direction: Direction, program: Program) -> list[str]:
+    lines = [f"chain {hook} {{", f"type filter hook {hook} priority {_PRIORITY}; policy accept;"]
+    key = "iif" if direction is Direction.INGRESS else "oif"
+    for entry in dispatches(program):
+        if entry.key.direction is direction:
+            match = key if entry.ifindex else f"{key}name"
+            chain = chain_name(direction, entry.key.ifname)
+            lines.append(f'{match} "{entry.key.ifname}" jump {chain}')
     return lines
 
 

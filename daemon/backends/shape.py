@@ -9,12 +9,20 @@ import socket
 from daemon.model import Address, Direction
 from daemon.planner import ChainSpec, Gate, PortSpec, Program, RuleSpec, SetKind, SetSpec
 
-# Which directions each hook dispatches (E4: in through an interface is ingress, out through it egress).
-DISPATCHES = {
+# Which direction each hook dispatches (E4: in through an interface is ingress, out through it egress). Here
+# the packet is as the wire has it (D6): not translated yet, or already. At `output` not even the interface is
+# the one that a packet leaves by, when it has just been translated or marked.
+DISPATCHES = {"prerouting": Direction.INGRESS, "postrouting": Direction.EGRESS}
+
+PRIORITY = -150
+"""Of both hooks: behind connection tracking (-200), before translation (-100 coming in, 100 going out)."""
+
+FORMER_DISPATCHES = {
     "input": (Direction.INGRESS,),
     "forward": (Direction.INGRESS, Direction.EGRESS),
     "output": (Direction.EGRESS,),
 }
+"""The hooks of versions that judged at priority 0, in the table `filter`: what they left is taken over."""
 
 ESSENTIAL_ICMPV6 = (2, 130, 131, 132, 133, 134, 135, 136, 143)
 """Packet too big, MLD, neighbour discovery (E3); 137, redirect, is not among them."""

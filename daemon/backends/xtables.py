@@ -1,4 +1,4 @@
-"""The legacy `filter` tables of the current netns, by python-iptables: read, changed, committed as wholes.
+"""The legacy tables of the current netns, by python-iptables: read, changed, committed as wholes.
 
 In: entries and chains' names. Out: tables in the kernel, and what is in them. It keeps no socket to any
 netns, and starts no process but modprobe. Every use of a table is within `one_thread`.
@@ -20,7 +20,7 @@ import msgspec
 
 from daemon.backends.iptclib import last_errno, load
 from daemon.backends.iptentry import Entry, match_of
-from daemon.backends.xtsockopt import require_readable
+from daemon.backends.xtsockopt import TABLE, require_readable
 from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
 
 LOCK_PATH = "/run/xtables.lock"
@@ -28,7 +28,7 @@ LOCK_SECONDS = 2.0
 
 _MODULES = {4: "ip_tables", 6: "ip6_tables"}
 _TABLES_REMEDY = (
-    "the iptables backend needs a kernel with legacy tables (`modprobe -a iptable_filter ip6table_filter`), "
+    "the iptables backend needs a kernel with legacy tables (`modprobe -a iptable_mangle ip6table_mangle`), "
     "or --backend nftables"
 )
 
@@ -49,19 +49,20 @@ class FoundRule(msgspec.Struct, frozen=True):
 
 
 class Table:
-    """One family's filter table of the netns in which it was opened; changes count after commit()."""
+    """One family's table of the netns in which it was opened; changes count after commit()."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, family: int, name: str = TABLE) -> None:
         """DataplaneError: the kernel has no such table, or not for us."""
+        self._subject = f"the IPv{family} {name} table"
         self._family = family
-        require_readable(family)
+        require_readable(family, name)
         iptc = load()
         try:
-            self._table = (iptc.Table if family == 4 else iptc.Table6)("filter", autocommit=False)
+            self._table = (iptc.Table if family == 4 else iptc.Table6)(name, autocommit=False)
             # python-iptables keeps one object a name, whatever the netns: this reads the current one anew.
             self._table.refresh()
         except iptc.IPTCError as error:
-            raise DataplaneError(f"open the IPv{family} filter table: {error}") from error
+            raise DataplaneError(f"open {self._subject}: {error}") from error
 
     def close(self) -> None:
         """Let go; what was not committed is forgotten."""
@@ -121,7 +122,7 @@ class Table:
 
         Its errno is EAGAIN when somebody else has changed the table since it was opened.
         """
-        self._do("commit", f"the IPv{self._family} filter table", self._table.commit)
+        self._do("commit", self._subject, self._table.commit)
 
     def _do(self, verb: str, subject: str, step: Any, *arguments: Any) -> None:
         try:
@@ -139,17 +140,17 @@ class Tables:
         self._lock = LockFile(lock_path or os.environ.get("XTABLES_LOCKFILE") or LOCK_PATH)
 
     @contextlib.contextmanager
-    def opened(self, family: int) -> Iterator[Table]:
+    def opened(self, family: int, name: str = TABLE) -> Iterator[Table]:
         """A family's table, closed at the end."""
-        table = self.open(family)
+        table = self.open(family, name)
         try:
             yield table
         finally:
             table.close()
 
-    def open(self, family: int) -> Table:
+    def open(self, family: int, name: str = TABLE) -> Table:
         """A family's table of the current netns. DataplaneError: there is none."""
-        return Table(family)
+        return Table(family, name)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any
 
 from daemon.backends.xtables import Table, Tables
+from daemon.backends.xtsockopt import TABLE
 from daemon.errors import DataplaneError, TransactionError
 from tests.contract.backends import Seams
 
@@ -157,10 +158,10 @@ class _Tables(Tables):
         super().__init__()
         self._board = board
 
-    def open(self, family: int) -> Table:
+    def open(self, family: int, name: str = TABLE) -> Table:
         if fault := self._board.strike():
-            raise DataplaneError(f"open the IPv{family} filter table: {os.strerror(fault.number)}")
-        return _Table(self._board, family)
+            raise DataplaneError(f"open the IPv{family} {name} table: {os.strerror(fault.number)}")
+        return _Table(self._board, family, name)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -171,9 +172,9 @@ class _Tables(Tables):
 
 
 class _Table(Table):
-    def __init__(self, board: Switchboard, family: int) -> None:
-        super().__init__(family)
-        self._board, self._family_name = board, f"IPv{family}"
+    def __init__(self, board: Switchboard, family: int, name: str) -> None:
+        super().__init__(family, name)
+        self._board = board
 
     def commit(self) -> None:
         fault = self._board.strike()
@@ -181,5 +182,5 @@ class _Table(Table):
             # libiptc puts the rules in force, then their counters; when that fails it says that all did.
             super().commit()
         if fault is not None:
-            subject = f"commit the {self._family_name} filter table"
+            subject = f"commit {self._subject}"
             raise TransactionError(fault.number, os.strerror(fault.number), subject)

@@ -124,18 +124,7 @@ def read_iptables() -> State:
     """Our chains as `iptables-save` has them, with the place of our rule in each hook; our sets."""
     chains: dict[str, list[str]] = {}
     for family, tool in _FILTER_TOOLS.items():
-        places: dict[str, int] = {}
-        for line in _saved(tool):
-            if line.startswith(f":{_OURS}"):
-                chains.setdefault(f"{family} {line[1:].split()[0]}", [])
-            if not line.startswith("-A "):
-                continue
-            _, chain, rule = line.split(" ", 2)
-            places[chain] = places.get(chain, 0) + 1
-            if chain.startswith(_OURS):
-                chains[f"{family} {chain}"].append(rule)
-            elif _is_ours(line):
-                chains.setdefault(f"{family} {chain}", []).append(f"{places[chain]}. {rule}")
+        _read_chains(chains, family, tool)
     sets: dict[str, set[str]] = {}
     rest = []
     for line in _saved_sets():
@@ -148,6 +137,24 @@ def read_iptables() -> State:
                 rest.append(_SIZES.sub("", line))
     frozen = {name: frozenset(elements) for name, elements in sets.items()}
     return State({name: tuple(rules) for name, rules in chains.items()}, frozen, tuple(sorted(rest)))
+
+
+def _read_chains(chains: dict[str, list[str]], family: str, tool: str) -> None:
+    places: dict[str, int] = {}
+    for line in _saved(tool):
+        if line.startswith("*"):
+            # Tables have hooks of the same names.
+            places.clear()
+        if line.startswith(f":{_OURS}"):
+            chains.setdefault(f"{family} {line[1:].split()[0]}", [])
+        if not line.startswith("-A "):
+            continue
+        _, chain, rule = line.split(" ", 2)
+        places[chain] = places.get(chain, 0) + 1
+        if chain.startswith(_OURS):
+            chains[f"{family} {chain}"].append(rule)
+        elif _is_ours(line):
+            chains.setdefault(f"{family} {chain}", []).append(f"{places[chain]}. {rule}")
 
 
 def _saved(tool: str) -> Iterator[str]:
@@ -192,6 +199,17 @@ FOREIGN_IPTABLES = """*filter
 -A INPUT -p udp -m udp --dport 9 -j DROP
 -A FORWARD -i net9 -o eth+ -j someone
 -A OUTPUT -p tcp -m tcp --dport 9 -j REJECT --reject-with {reject}
+-A someone -m set --match-set {set} src -j RETURN
+-A someone -p tcp -m multiport --dports 7,8:9 -j ACCEPT
+COMMIT
+*mangle
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:someone - [0:0]
+-A PREROUTING -i eth9 -m comment --comment "multi-networkpolicy? no" -j someone
+-A PREROUTING -p udp -m udp --dport 9 -j DROP
+-A POSTROUTING -o eth+ -j someone
+-A POSTROUTING -p tcp -m tcp --dport 9 -j MARK --set-xmark 0x7/0xff
 -A someone -m set --match-set {set} src -j RETURN
 -A someone -p tcp -m multiport --dports 7,8:9 -j ACCEPT
 COMMIT

@@ -46,8 +46,15 @@ def inside(lab: Lab) -> Iterator[None]:
         yield
 
 
+# In scripts: the table that ours are in.
+_COMMANDS = """
+ipt() { iptables-legacy -w -t mangle "$@"; }
+ipt6() { ip6tables-legacy -w -t mangle "$@"; }
+"""
+
+
 def shell(script: str) -> None:
-    run("sh", "-ec", script)
+    run("sh", "-ec", _COMMANDS + script)
 
 
 # --- what is there --------------------------------------------------------------------------------------
@@ -83,7 +90,7 @@ def _each(element: str) -> list[str]:
 def listed() -> Listing:
     found = Listing()
     for family, command in ((4, "iptables-legacy"), (6, "ip6tables-legacy")):
-        found.read(f"IPv{family}", run(command, "-w", "-S"))
+        found.read(f"IPv{family}", run(command, "-w", "-t", "mangle", "-S"))
     found.read("", run("ipset", "save"))
     return found
 
@@ -91,7 +98,7 @@ def listed() -> Listing:
 def told(backend: IptablesBackend, program: Program) -> Listing:
     """`text`, read alike."""
     found = Listing()
-    sets, four, six = re.split(r"^# ip6?tables -S$", backend.text(program), flags=re.MULTILINE)
+    sets, four, six = re.split(r"^# ip6?tables -t mangle -S$", backend.text(program), flags=re.MULTILINE)
     found.read("", sets)
     found.read("IPv4", four)
     found.read("IPv6", six)
@@ -107,14 +114,14 @@ def from_scratch(backend: IptablesBackend, program: Program) -> Listing:
 
 
 FOREIGN = (
-    "iptables-legacy -w -N someone; iptables-legacy -w -A INPUT -p udp --dport 9 -j someone; "
+    "ipt -N someone; ipt -A PREROUTING -p udp --dport 9 -j someone; "
     "ipset create someone hash:ip; ipset add someone 192.0.2.7"
 )
 
 
 def foreign() -> list[str]:
-    lines = [*run("iptables-legacy", "-w", "-S").splitlines(), *run("ipset", "save").splitlines()]
-    return [line for line in lines if "someone" in line]
+    text = run("iptables-legacy", "-w", "-t", "mangle", "-S") + run("ipset", "save")
+    return [line for line in text.splitlines() if "someone" in line]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -177,7 +184,7 @@ def test_looking_makes_no_table(backend: IptablesBackend, inside: None) -> None:
     assert in_use.read_text() == ""
     backend.apply(make_plan(REHEARSAL, None))
     assert backend.present()
-    assert "filter" in in_use.read_text()
+    assert "mangle" in in_use.read_text()
     backend.remove()
     assert not backend.present()
 
@@ -185,22 +192,22 @@ def test_looking_makes_no_table(backend: IptablesBackend, inside: None) -> None:
 # --- others ---------------------------------------------------------------------------------------------
 
 TAMPERINGS = [
-    "iptables-legacy -w -A MNP-INPUT -j ACCEPT",
-    "iptables-legacy -w -I MNP-ingress-lo -j RETURN",
-    "ip6tables-legacy -w -F MNP-ingress-lo",
-    "iptables-legacy -w -D MNP-ingress-lo 2",
-    "iptables-legacy -w -R MNP-ingress-lo 2 -j RETURN",
-    "iptables-legacy -w -F MNP-drop-in-lo",
-    "iptables-legacy -w -F MNP-FORWARD",
-    "ip6tables-legacy -w -D INPUT 1",
-    "iptables-legacy -w -I OUTPUT -j ACCEPT",
-    "iptables-legacy -w -D FORWARD 1; iptables-legacy -w -A FORWARD -p udp -j ACCEPT; "
-    f"iptables-legacy -w -A FORWARD -m comment --comment '{OURS_COMMENT}' -j MNP-FORWARD",
-    "iptables-legacy -w -F; iptables-legacy -w -X",
-    "iptables-legacy -w -N MNP-more; iptables-legacy -w -A MNP-more -j ACCEPT",
-    "ip6tables-legacy -w -F MNP-tracking",
-    "ip6tables-legacy -w -R MNP-tracking 1 -m conntrack --ctstate ESTABLISHED -j RETURN",
-    "iptables-legacy -w -F MNP-tracking; iptables-legacy -w -X MNP-tracking",
+    "ipt -A MNP-PREROUTING -j ACCEPT",
+    "ipt -I MNP-ingress-lo -j RETURN",
+    "ipt6 -F MNP-ingress-lo",
+    "ipt -D MNP-ingress-lo 2",
+    "ipt -R MNP-ingress-lo 2 -j RETURN",
+    "ipt -F MNP-drop-in-lo",
+    "ipt -F MNP-POSTROUTING",
+    "ipt6 -D PREROUTING 1",
+    "ipt -I POSTROUTING -j ACCEPT",
+    "ipt -D POSTROUTING 1; ipt -A POSTROUTING -p udp -j ACCEPT; "
+    f"ipt -A POSTROUTING -m comment --comment '{OURS_COMMENT}' -j MNP-POSTROUTING",
+    "ipt -F; ipt -X",
+    "ipt -N MNP-more; ipt -A MNP-more -j ACCEPT",
+    "ipt6 -F MNP-tracking",
+    "ipt6 -R MNP-tracking 1 -m conntrack --ctstate ESTABLISHED -j RETURN",
+    "ipt -F MNP-tracking; ipt -X MNP-tracking",
     "ipset add MNP-blocks4-probe 10.0.0.0/8",
     "ipset del MNP-pods6-probe ::1",
     "ipset flush MNP-ports6-probe",
@@ -209,7 +216,7 @@ TAMPERINGS = [
     "ipset create o hash:net timeout 0; ipset add o 0.0.0.1; ipset add o 0.0.0.2; "
     "ipset swap o MNP-blocks4-probe; ipset destroy o",
     "ipset flush",
-    "iptables-legacy -w -F; ip6tables-legacy -w -F; ipset destroy",
+    "ipt -F; ipt6 -F; ipset destroy",
 ]
 
 
@@ -228,7 +235,7 @@ def test_what_others_change_is_found_and_repaired(
 
 
 # An empty chain under our prefix does nothing: it is what stays where a rule of somebody else jumps to it.
-@pytest.mark.parametrize("script", [*IPTABLES.foreign, "iptables-legacy -w -N MNP-more"])
+@pytest.mark.parametrize("script", [*IPTABLES.foreign, "ipt -N MNP-more"])
 def test_what_others_do_with_their_own_is_no_difference(
     backend: IptablesBackend, inside: None, script: str
 ) -> None:
@@ -243,8 +250,8 @@ OTHER_THINGS = [
     "ipset create MNP-ports6-probe list:set",
     "ipset create MNP-pods6-probe hash:ip family inet6 comment; ipset add MNP-pods6-probe ::1 comment x",
     "ipset create MNP-blocks4-probe-new hash:ip",
-    "iptables-legacy -w -N MNP-INPUT; iptables-legacy -w -A MNP-INPUT -j ACCEPT",
-    "iptables-legacy -w -N MNP-ingress-lo; iptables-legacy -w -A OUTPUT -j MNP-ingress-lo",
+    "ipt -N MNP-PREROUTING; ipt -A MNP-PREROUTING -j ACCEPT",
+    "ipt -N MNP-ingress-lo; ipt -A POSTROUTING -j MNP-ingress-lo",
 ]
 
 
@@ -253,7 +260,7 @@ def test_other_things_under_our_names(backend: IptablesBackend, inside: None, sc
     shell(script)
     backend.apply(make_plan(REHEARSAL, None))
     assert backend.differences(REHEARSAL) == ""
-    shell("iptables-legacy -w -D OUTPUT -j MNP-ingress-lo 2>/dev/null || true")
+    shell("ipt -D POSTROUTING -j MNP-ingress-lo 2>/dev/null || true")
     assert listed() == from_scratch(backend, REHEARSAL)
 
 
@@ -301,7 +308,7 @@ def test_rules_that_others_add_meanwhile_are_lost_by_nobody(
     def add_rules() -> None:
         for number in range(ADDED_BY_OTHERS):
             for command in ("iptables-legacy", "ip6tables-legacy"):
-                line = f"{command} -w -A INPUT -p udp --dport {number + 1} -j ACCEPT"
+                line = f"{command} -w -t mangle -A PREROUTING -p udp --dport {number + 1} -j ACCEPT"
                 ran = subprocess.run(
                     ["ip", "netns", "exec", path.name, *line.split()],
                     capture_output=True,
@@ -325,7 +332,8 @@ def test_rules_that_others_add_meanwhile_are_lost_by_nobody(
     assert actual is not None
     assert backend.differences(actual) == ""
     for command in ("iptables-legacy", "ip6tables-legacy"):
-        there = re.findall(r"-A INPUT -p udp .*--dport (\d+) -j ACCEPT", run(command, "-w", "-S", "INPUT"))
+        text = run(command, "-w", "-t", "mangle", "-S", "PREROUTING")
+        there = re.findall(r"-A PREROUTING -p udp .*--dport (\d+) -j ACCEPT", text)
         assert there == [str(number + 1) for number in range(ADDED_BY_OTHERS)]
 
 

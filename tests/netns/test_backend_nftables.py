@@ -137,11 +137,11 @@ def test_probe(backend: NftablesBackend) -> None:
 
 
 TAMPERINGS = [
-    "add rule {t} input accept",
+    "add rule {t} prerouting accept",
     "insert rule {t} ingress-lo return",
     "flush chain {t} ingress-lo",
-    "flush chain {t} forward",
-    "flush chain {t} input",
+    "flush chain {t} postrouting",
+    "flush chain {t} prerouting",
     "add element {t} blocks4-probe {{ 10.0.0.0/8 }}",
     "flush set {t} ports6-probe",
     "add chain {t} more",
@@ -172,7 +172,7 @@ def test_what_others_change_is_found_and_repaired(backend: NftablesBackend, insi
     [
         "set blocks4-probe { type ipv6_addr; elements = { ::1 }; }",
         "map ports6-probe { type ipv4_addr : verdict; }",
-        "chain input { counter; }",
+        "chain prerouting { counter; }",
         "chain ingress-lo { type filter hook output priority 0; }",
         "quota drop-ingress-lo { 1 bytes; }",
     ],

@@ -142,7 +142,7 @@ def test_a_daemon_starts_no_process(lab: Lab, backend: str, tmp_path: Path) -> N
 
 @on_x86_64
 def test_iptables_without_legacy_tables_is_refused_with_the_remedy(lab: Lab) -> None:
-    with pytest.raises(DaemonError, match=r"(?s)ended with 1;.*modprobe -a iptable_filter ip6table_filter"):
+    with pytest.raises(DaemonError, match=r"(?s)ended with 1;.*modprobe -a iptable_mangle ip6table_mangle"):
         lab.daemon(backend="iptables", wrapper=NO_LEGACY_TABLES)
     assert "or --backend nftables" in lab.daemons[0].log
 

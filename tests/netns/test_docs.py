@@ -79,10 +79,11 @@ def test_nftables_as_shown(daemon: Daemon, web: Pod) -> None:
 
 @pytest.mark.parametrize("backend", ["iptables"])
 def test_iptables_as_shown(daemon: Daemon, web: Pod) -> None:
-    rules = listed(web, "iptables-legacy", "-S")
+    ours = ("-t", "mangle", "-S")
+    rules = listed(web, "iptables-legacy", *ours)
     assert rules == shown("### iptables:")
-    assert [line for line in listed(web, "ip6tables-legacy", "-S") if line not in rules] == shown(
-        "`ip6tables-legacy -S` lists the same"
+    assert [line for line in listed(web, "ip6tables-legacy", *ours) if line not in rules] == shown(
+        "`ip6tables-legacy -t mangle -S` lists the same"
     )
     sets = sets_of(listed(web, "ipset", "list"))
     assert len(sets) == 4

@@ -86,13 +86,13 @@ def test_names_that_are_no_text(backend: IptablesBackend, inside: None) -> None:
 
 def test_a_set_of_another_type_in_the_place_of_ours(backend: IptablesBackend, inside: None) -> None:
     backend.apply(make_plan(program(), None))
-    run("iptables-legacy", "-F")
+    run("iptables-legacy", "-t", "mangle", "-F")
     run("ipset", "destroy", the_set())
     run("ipset", "create", the_set(), "hash:net")
     run("ipset", "add", the_set(), "10.0.0.0/8")
     # And a rule of ours looks up the false one.
     lookup = ["-m", "set", "--match-set", the_set(), "src", "-j", "RETURN"]
-    run("iptables-legacy", "-A", "MNP-ingress-net1", *lookup)
+    run("iptables-legacy", "-t", "mangle", "-A", "MNP-ingress-net1", *lookup)
     assert "is another one" in backend.differences(program())
     backend.apply(make_plan(program(), None))
     assert backend.differences(program()) == ""
@@ -132,8 +132,8 @@ def test_a_leftover_replacement_brings_nobody_back(backend: IptablesBackend, ins
 
 def test_foreign_jumps_to_a_chain_that_goes(backend: IptablesBackend, inside: None) -> None:
     backend.apply(make_plan(program(), None))
-    run("iptables-legacy", "-N", "foreign")
-    run("iptables-legacy", "-A", "foreign", "-j", "MNP-ingress-net1")
+    run("iptables-legacy", "-t", "mangle", "-N", "foreign")
+    run("iptables-legacy", "-t", "mangle", "-A", "foreign", "-j", "MNP-ingress-net1")
     empty = make_program([], lambda _: Members(), True)
     backend.apply(make_plan(empty, program()))
     assert backend.differences(empty) == ""
@@ -144,21 +144,23 @@ def test_foreign_jumps_to_a_chain_that_goes(backend: IptablesBackend, inside: No
 def test_many_jumps_of_ours(backend: IptablesBackend, inside: None) -> None:
     """The first counts; others there are played with, and cost no more than they must."""
     backend.apply(make_plan(program(), None))
-    jump = next(line for line in run("iptables-legacy-save").splitlines() if line.startswith("-A INPUT"))
-    others = "-A INPUT -s 192.0.2.1 -j ACCEPT\n"
-    text = f"*filter\n:INPUT ACCEPT\n{others}{(jump + chr(10)) * 20_000}COMMIT\n"
-    run("iptables-legacy-restore", "--noflush", text=text.replace("-A INPUT", "-I INPUT 1 ", 0))
-    run("iptables-legacy", "-I", "INPUT", "-s", "192.0.2.2", "-j", "ACCEPT")
-    assert "our rule is not the first of INPUT (IPv4)" in backend.differences(program())
+    saved = run("iptables-legacy-save").splitlines()
+    jump = next(line for line in saved if line.startswith("-A PREROUTING"))
+    others = "-A PREROUTING -s 192.0.2.1 -j ACCEPT\n"
+    text = f"*mangle\n:PREROUTING ACCEPT\n{others}{(jump + chr(10)) * 20_000}COMMIT\n"
+    run("iptables-legacy-restore", "--noflush", text=text.replace("-A PREROUTING", "-I PREROUTING 1 ", 0))
+    run("iptables-legacy", "-t", "mangle", "-I", "PREROUTING", "-s", "192.0.2.2", "-j", "ACCEPT")
+    assert "our rule is not the first of PREROUTING (IPv4)" in backend.differences(program())
     backend.apply(make_plan(program(), None))
     assert backend.differences(program()) == ""
 
 
 def test_a_table_beyond_reason_is_refused(backend: IptablesBackend, inside: None) -> None:
-    rules = "".join(f"-A INPUT -s 10.{n >> 16}.{n >> 8 & 255}.{n & 255} -j ACCEPT\n" for n in range(120_000))
-    run("iptables-legacy-restore", "--noflush", text=f"*filter\n:INPUT ACCEPT\n{rules}COMMIT\n")
+    sources = (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(120_000))
+    rules = "".join(f"-A PREROUTING -s {source} -j ACCEPT\n" for source in sources)
+    run("iptables-legacy-restore", "--noflush", text=f"*mangle\n:PREROUTING ACCEPT\n{rules}COMMIT\n")
     with pytest.raises(
-        DataplaneError, match=rf"12000\d rules into the IPv4 filter table.* {MAX_TABLE_BYTES} are"
+        DataplaneError, match=rf"12000\d rules into the IPv4 mangle table.* {MAX_TABLE_BYTES} are"
     ):
         backend.apply(make_plan(program(), None))
     with pytest.raises(DataplaneError, match="the most that is read"):
@@ -167,7 +169,7 @@ def test_a_table_beyond_reason_is_refused(backend: IptablesBackend, inside: None
     search = Rivals([backend]).evict(frozenset(), "here")
     assert not search.done
     assert search.beside.startswith("rules of the iptables backend may stand beside ours: ")
-    run("iptables-legacy", "-F")
+    run("iptables-legacy", "-t", "mangle", "-F")
     backend.apply(make_plan(program(), None))
     assert backend.differences(program()) == ""
 

@@ -40,7 +40,7 @@ CHOICES = {  # what is taken away, and the backend that is chosen
 }
 WITHOUT = {  # what is taken away, the backend that is asked for all the same, and what the refusal names
     "without nf_tables": ("nftables", "`modprobe -a nf_tables "),
-    "without ip_tables": ("iptables", "`modprobe -a iptable_filter "),
+    "without ip_tables": ("iptables", "`modprobe -a iptable_mangle "),
     "without ip_set": ("iptables", "`modprobe -a ip_set_hash_ip "),
 }
 

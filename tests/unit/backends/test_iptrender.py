@@ -282,7 +282,7 @@ def test_comments_are_what_the_kernel_holds() -> None:
     """Owners come from a runtime, and may be anything."""
     (line,) = content(program(RICH), 4)[drop_chain(KEYS[Direction.INGRESS])]
     assert line == Line("DROP", comment="c0ffee net1")
-    assert hook_line("INPUT").comment.startswith("made by multi-networkpolicyd")
+    assert hook_line("PREROUTING").comment.startswith("made by multi-networkpolicyd")
 
 
 if __name__ == "__main__":

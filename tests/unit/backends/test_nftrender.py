@@ -101,7 +101,7 @@ def subjects(plan: Plan, found: Found | None = None) -> list[str]:
 @pytest.mark.parametrize("name", PLANS)
 def test_base_chains_are_never_deleted(name: str) -> None:
     """E5: between a deletion and what comes after it a packet would pass."""
-    found = Found(3, True, {"input": "", "forward": "", "output": "", "old": ""}, {"old": FoundSet(7, 4, 0)})
+    found = Found(3, True, {"prerouting": "", "postrouting": "", "old": ""}, {"old": FoundSet(7, 4, 0)})
     said = subjects(PLANS[name], found)
     assert not [s for s in said if s.startswith("delete table")]
     assert not [s for s in said if s in [f"delete chain {hook}" for hook in HOOKS]]
@@ -123,9 +123,8 @@ def test_the_same_change_is_encoded_once() -> None:
 def test_reset_keeps_kernel_objects_that_stay() -> None:
     """A chain made anew looks empty to a packet under way; one of another owner can't be kept."""
     chains = {
-        "input": "",
-        "forward": "",
-        "output": "",
+        "prerouting": "",
+        "postrouting": "",
         "ingress-net1": "c0ffee net1",
         "egress-net1": "someone",
     }

@@ -12,7 +12,7 @@ from tests.vm.guest.results import Results
 
 START_SECONDS = 120.0  # the imports alone take ten times as long as outside
 _EVENT = re.compile(r" backend backend=(?P<backend>\S+) asked=auto because=(?P<because>\S.*)$", re.MULTILINE)
-_REMEDIES = ("nf_tables", "iptable_filter")
+_REMEDIES = ("nf_tables", "iptable_mangle")
 
 
 def start(lab: Lab, backend: str = "auto") -> Daemon:

@@ -1,4 +1,4 @@
-"""Which packets pass a pod's own input hook in each mode of ipvlan: why l3s is refused. No daemon takes part.
+"""Which packets pass the hook of a pod's rules in each mode of ipvlan: why l3s is refused. Without a daemon.
 
 In: a lab. Out: a result for each mode and way in. A drop of all that comes in, made by hand, is what any
 enforcement inside the pod comes down to.
@@ -13,7 +13,7 @@ from tests.vm.guest.lans import BLOCKED_TIMEOUT, OPEN_TIMEOUT, OUTSIDE, Lan, cni
 from tests.vm.guest.results import Results
 
 PORT = 80
-_DROP = "add table inet t; add chain inet t c { type filter hook input priority 0; policy drop; }"
+_DROP = "add table inet t; add chain inet t c { type filter hook prerouting priority -150; policy drop; }"
 _SOURCES = (OUTSIDE, "a")  # in the order of HOOKS' names
 
 
