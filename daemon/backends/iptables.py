@@ -221,9 +221,10 @@ class IptablesBackend:
         """Make our chains as the program has them; those that are so already keep their counters."""
         chains = {family: iptrender.content(program, family) for family in FAMILIES}
         self._write(program, sets, {family: Edits(chains[family], ()) for family in FAMILIES}, whole=True)
-        with self._tables.locked():
-            for family in FAMILIES:
-                self._clear(family, FORMER_TABLE)
+        if any(map(_holds_former, FAMILIES)):
+            with self._tables.locked():
+                for family in FAMILIES:
+                    self._clear(family, FORMER_TABLE)
 
     # --- rules -------------------------------------------------------------------------------------------
 

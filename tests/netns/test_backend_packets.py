@@ -213,18 +213,18 @@ def test_midstream_tcp_is_dropped(world: World, family: str, ruleset: Ruleset) -
 
 
 def test_own_address_as_source_is_dropped(world: World) -> None:
-    """C10. (IPv4's route check drops such packets before any hook.)"""
+    """C10. (The kernel's own check of IPv4 sources comes after ours.)"""
     world.governed.program(allow(None, None))
-    before = world.governed.dropped()
-    for source, dropped in ((world.stranger.ipv6, 0), (world.server.ipv6, 1)):
-        packet = frames.udp(40_000, 53, b"x")
-        frame = frames.frame(
-            world.stranger.mac, world.server.mac, source, world.server.ipv6, frames.UDP, packet
-        )
-        world.stranger.pod.prober.send_frames("net1", frame)
-        assert world.governed.drops(before + dropped) == before + dropped
-    own = Target("tcp", world.server.ipv6, 80)
-    assert world.server.pod.prober.mismatches({own: True}) == []
+    for family in FAMILIES:
+        target, other = getattr(world.server, family), getattr(world.stranger, family)
+        before = world.governed.dropped()
+        for source, dropped in ((other, 0), (target, 1)):
+            packet = frames.udp(40_000, 53, b"x")
+            frame = frames.frame(world.stranger.mac, world.server.mac, source, target, frames.UDP, packet)
+            world.stranger.pod.prober.send_frames("net1", frame)
+            assert world.governed.drops(before + dropped) == before + dropped
+        own = Target("tcp", target, 80)
+        assert world.server.pod.prober.mismatches({own: True}) == []
 
 
 def test_drops_are_counted_over_changes(world: World) -> None:

@@ -31,7 +31,12 @@ HOOKS = {
     "ipvlan-l3": ("drops from outside", "drops from the same node"),
     "ipvlan-l3s": ("is passed by from outside", "drops from the same node"),
 }
-LEGACY = ("their drop drops", "their accept opens nothing", "they stay as they are")
+LEGACY = (
+    "their drop drops",
+    "their accept opens nothing",
+    "what they redirect is judged as it was dialled",
+    "they stay as they are",
+)
 CHOICES = {  # what is taken away, and the backend that is chosen
     "with everything": "nftables",
     "without nf_tables": "iptables",

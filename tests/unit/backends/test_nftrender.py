@@ -136,6 +136,26 @@ def test_reset_keeps_kernel_objects_that_stay() -> None:
     assert not [s for s in said if "chain ingress-net1" in s or s.endswith("counter drop-ingress-net1")]
 
 
+def test_hooks_of_an_older_version_go_after_ours_are_in_force() -> None:
+    """E5: a packet under way may be past our hooks when they come, and meets the others."""
+    former = {"input": "", "forward": "", "output": ""}
+    said = subjects(PLANS["first"], Found(3, True, former))
+    assert [s for s in said if s.startswith("delete chain")] == []
+    jumps = [s.removeprefix("add rule to ") for s in said if "jump" in s]
+    assert sorted(jumps) == [
+        "forward: jump egress-net1",
+        "forward: jump ingress-net1",
+        "input: jump ingress-net1",
+        "output: jump egress-net1",
+        "postrouting: jump egress-net1",
+        "prerouting: jump ingress-net1",
+    ]
+    said = subjects(PLANS["first"], Found(4, True, former | {"prerouting": "", "postrouting": ""}))
+    gone = [s for s in said if s.startswith("delete chain")]
+    assert gone == ["delete chain forward", "delete chain input", "delete chain output"]
+    assert len([s for s in said if "jump" in s]) == 2
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_set_numbers_are_unique(name: str) -> None:
     numbers = [attributes(m.body, 4)[10] for m in render(PLANS[name]) if m.type & 0xFF == 9]

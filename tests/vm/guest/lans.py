@@ -83,10 +83,10 @@ class Lan:
         timeouts = (OPEN_TIMEOUT, BLOCKED_TIMEOUT)
         return Placed(mine, self.prefix, self.pods, None, self._source_ports, timeouts)
 
-    def probe_subject(self, source: str, port: int, timeout: float) -> list[str]:
-        """Probe a TCP port of the pod s in both families; the verdicts."""
+    def probe_subject(self, source: str, port: int, timeout: float, protocol: str = "tcp") -> list[str]:
+        """Probe a port of the pod s in both families; the verdicts."""
         addresses = [Plan(family).address(self._host("s")) for family in FAMILIES]
-        return self.pods[source].prober.probe(*(Target("tcp", one, port, timeout) for one in addresses))
+        return self.pods[source].prober.probe(*(Target(protocol, one, port, timeout) for one in addresses))
 
     def _host(self, key: str) -> int:
         (host,) = (pod.interfaces[0].host for pod in self.inside if pod.key == key)
