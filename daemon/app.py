@@ -44,6 +44,7 @@ from daemon.sources.kubernetes.reflector import Timing
 from daemon.sources.kubernetes.source import KubernetesSource
 from daemon.sources.manifests import ManifestsSource
 from daemon.store import Store
+from daemon.tamper import Watch
 from daemon.upkeep import Upkeep
 
 log = logs.get_logger(__name__)
@@ -149,6 +150,7 @@ class Daemon:
             lifecycle,
             barriers,
             report,
+            Watch(reconciler, choice.backend, clock, time.thread_time),
             source.tell if source.wants_findings else None,
         )
         self._server = Server(settings.socket, self._dataplane.post_request)

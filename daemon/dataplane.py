@@ -25,6 +25,7 @@ from daemon.registry import Registry
 from daemon.report import Report
 from daemon.server import Request
 from daemon.sources.base import Finding, Update
+from daemon.tamper import Watch
 from daemon.upkeep import Upkeep
 
 log = get_logger(__name__)
@@ -52,6 +53,7 @@ class Dataplane:
         lifecycle: Lifecycle,
         barriers: Barriers,
         report: Report,
+        watch: Watch,
         tell: Callable[[Mapping[ObjectKey, tuple[Finding, ...]]], None] | None,
     ) -> None:
         self._inbox = inbox
@@ -61,6 +63,7 @@ class Dataplane:
         self._lifecycle = lifecycle
         self._barriers = barriers
         self._report = report
+        self._watch = watch
         self._tell = tell
         self._stopping = ""
         self._new_objects = 0
@@ -110,6 +113,7 @@ class Dataplane:
                 task()
             busy = self._reconciler.step()
             self._upkeep_step()
+            self._watch.step()
             self._lifecycle.advance()
             self._barriers.advance()
             # Replacing a file takes longer than programming a netns: records wait until all is in force.
@@ -128,6 +132,7 @@ class Dataplane:
             self._reconciler.next_due(),
             self._lifecycle.next_deadline(),
             self._barriers.next_deadline(),
+            self._watch.next_due(),
         )
         nearest = min(deadline for deadline in deadlines if deadline is not None)
         return 0.0 if self._reconciler.lagging else max(0.0, nearest - time.monotonic())

@@ -58,5 +58,24 @@ class TransactionError(DataplaneError):
         self.detail = detail
 
 
+class OvertakenError(TransactionError):
+    """Somebody else has committed since the state that a plan was made for.
+
+    done: how many of the plan's commits were made before that was found out.
+    """
+
+    def __init__(self, errno: int, done: int) -> None:
+        super().__init__(errno, "somebody else committed", "the batch as a whole")
+        self.done = done
+
+
+class OversizeError(DataplaneError):
+    """There is more to be read than anything of ours can need: somebody else's, or put among ours."""
+
+
+class ForeignChangeError(DataplaneError):
+    """What is ours is not as we left it, and nobody but somebody else can have changed it."""
+
+
 class BackendUnavailableError(DataplaneError):
     """This kernel lacks what a backend needs; the message names the remedy."""

@@ -131,7 +131,9 @@ class Lifecycle:
         if attachment.record.withdrawn:
             raise CniError(INTERNAL, f"{add.key}: has had its DEL")
         if attachment.record.unready or attachment.state is not State.APPLIED:
-            because = self._registry.sandbox(attachment).error or self._upkeep.not_ready_because
+            sandbox = self._registry.sandbox(attachment)
+            tampering = sandbox.tampering.told(self._clock()) if sandbox.tampering.endless else ""
+            because = sandbox.error or tampering or self._upkeep.not_ready_because
             raise CniError(TRY_AGAIN_LATER, f"{add.key}: not in force yet: {because or attachment.state}")
         identity, link = interface.inspect(add)
         difference = self._difference(attachment, identity, link)

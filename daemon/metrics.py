@@ -88,6 +88,7 @@ METRICS = (
     Metric(
         "programs_failed_total", "counter", "Programs that could not be committed.", _by_backend("failed")
     ),
+    Metric("tampered_total", "counter", "Changes by others of what was programmed.", _by_backend("tampered")),
 )
 
 

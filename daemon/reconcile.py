@@ -17,6 +17,7 @@ from enum import StrEnum
 from daemon import netns, planner
 from daemon.attachments import Record
 from daemon.backends.base import Backend
+from daemon.commits import Commits
 from daemon.desired import make_program
 from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
 from daemon.log import get_logger
@@ -24,6 +25,7 @@ from daemon.model import AttachmentKey, Direction
 from daemon.netns import NetnsIdentity
 from daemon.program import Program, closed
 from daemon.rivals import Rivals
+from daemon.standing import Standing
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -33,12 +35,16 @@ RETRY_MOST_SECONDS = 60.0
 
 
 class State(StrEnum):
-    """How an attachment stands. RESTORED: taken over from a record, its rules in the kernel as they were."""
+    """How an attachment stands. RESTORED: taken over from a record, its rules in the kernel as they were.
+
+    TAMPERED: its rules are changed by somebody else more often than they are restored.
+    """
 
     APPLIED = "applied"
     PENDING = "pending"
     DENIED = "denied"
     RESTORED = "restored"
+    TAMPERED = "tampered"
 
 
 @dataclass(slots=True)
@@ -62,27 +68,18 @@ class Attachment:
 
 
 @dataclass(slots=True)
-class Sandbox:
+class Sandbox(Standing):
     """One network namespace and what is ours in it. dirty_since None: as desired.
 
-    actual: what was applied last; None: not known. believed: the last that was known to be applied, for a
-    comparison when a refused batch leaves doubt. held: restored at the start and not verified yet; its
-    rules stay as they are, whatever happens meanwhile. searched: nothing of another backend is beside ours,
-    or stays there on purpose; beside: what is, and why.
+    held: restored at the start and not verified yet; its rules stay as they are, whatever happens meanwhile.
     """
 
-    identity: NetnsIdentity
     attachments: dict[str, Attachment] = field(default_factory=dict)
-    actual: Program | None = None
-    believed: Program | None = None
-    generation: int = 0
     held: bool = False
     dirty_since: int | None = None
     failures: int = 0
     retry_at: float = 0.0
     error: str = ""
-    searched: bool = False
-    beside: str = ""
 
 
 class Reconciler:
@@ -101,6 +98,7 @@ class Reconciler:
         rivals: Sequence[Backend] = (),
     ) -> None:
         self._rivals = Rivals(rivals)
+        self._commits = Commits(backend, self._rivals, clock)
         self._store = store
         self._backend = backend
         self._clock = clock
@@ -109,8 +107,17 @@ class Reconciler:
         self._dirty: dict[int, Sandbox] = {}
         self._unsaved: dict[int, Sandbox] = {}
         self.sandboxes: dict[int, Sandbox] = {}
-        self.applied_total = 0
         self.failed_total = 0
+
+    @property
+    def applied_total(self) -> int:
+        """Programs committed."""
+        return self._commits.applied_total
+
+    @property
+    def tampered_total(self) -> int:
+        """Changes of what is ours by somebody else that were found."""
+        return self._commits.tampered_total
 
     @property
     def follows_renames(self) -> bool:
@@ -187,11 +194,11 @@ class Reconciler:
             self._remove(sandbox)
             return
         desired = self._desired(sandbox)
-        if desired != sandbox.actual or (confirm and self._touched(sandbox)):
-            self._commit(sandbox, desired)
+        if desired != sandbox.actual or (confirm and not self._commits.confirm(sandbox)):
+            self._commits.commit(sandbox, desired, _chain_names(sandbox))
         elif not sandbox.searched:
             with netns.entered(sandbox.identity.path, sandbox.identity):
-                self._evict_rivals(sandbox)
+                self._commits.evict_rivals(sandbox, _chain_names(sandbox))
         self._mark_applied(sandbox)
         self._settle(sandbox)
 
@@ -205,24 +212,36 @@ class Reconciler:
         desired = self._desired(sandbox)
         if planner.digest(desired) != digest:
             return False
-        with netns.entered(sandbox.identity.path, sandbox.identity):
-            now = self._backend.generation()
-            if self._difference(desired, generation):
-                return False
-            self._evict_rivals(sandbox)
-        sandbox.actual = desired
-        sandbox.generation = now
+        if not self._commits.take_over(sandbox, desired, generation, _chain_names(sandbox)):
+            return False
         self._mark_applied(sandbox)
         self._settle(sandbox)
         return True
+
+    def untouched(self, sandbox: Sandbox) -> bool:
+        """Whether nobody seems to have changed what was applied; cheap. DataplaneError, NetnsError."""
+        return self._commits.untouched(sandbox)
+
+    def compare(self, sandbox: Sandbox) -> bool:
+        """Read what was applied back. False: it is to be restored, see repair(). NetnsError."""
+        return self._commits.compare(sandbox)
+
+    def repair(self, sandbox: Sandbox) -> None:
+        """Write all anew what somebody has changed, whatever else it waits for."""
+        sandbox.retry_at = 0.0
+        self.mark([sandbox])
+        self.reconcile(sandbox)
+
+    def restate(self, sandbox: Sandbox) -> None:
+        """It turned out whether somebody changes what was applied again and again."""
+        if sandbox.dirty_since is None:
+            self._mark_applied(sandbox)
 
     def verify(self, sandbox: Sandbox) -> str:
         """What in the kernel differs from what was applied; "": nothing. Reads only (CHECK)."""
         if sandbox.actual is None:
             return sandbox.error or "not programmed yet"
-        with netns.entered(sandbox.identity.path, sandbox.identity):
-            found = self._difference(sandbox.actual, sandbox.generation)
-            return "; ".join(([found] if found else []) + self._rivals.told())
+        return self._commits.verify(sandbox)
 
     def strangers(self, sandbox: Sandbox) -> list[str]:
         """Chains of ours in a sandbox that belong to none of its attachments, whichever backend made them."""
@@ -276,53 +295,6 @@ class Reconciler:
             return planner.denied_gate(record.ifname, record.ifindex, str(record.key))
         return planner.GateRequest(record.ifname, record.ifindex, str(record.key), ruleset)
 
-    def _touched(self, sandbox: Sandbox) -> bool:
-        """Whether somebody changed what is ours since our last commit; if so, the model is not believed."""
-        difference = self.verify(sandbox)
-        if difference:
-            log.warning("changed-by-others", extra={"netns": sandbox.identity.path, "what": difference})
-            sandbox.actual = None
-        return bool(difference)
-
-    def _commit(self, sandbox: Sandbox, desired: Program) -> None:
-        before = sandbox.generation
-        try:
-            plan = planner.make_plan(desired, sandbox.actual)
-            self._program(sandbox, plan)
-            if before and sandbox.actual is not None and sandbox.generation != before + plan.commits:
-                # Somebody else has committed in this netns since: was it to our table?
-                sandbox.actual = desired
-                if self._touched(sandbox):
-                    self._program(sandbox, planner.make_plan(desired, None))
-        except DataplaneError as error:
-            if sandbox.actual is None:
-                raise
-            # The model may be wrong because somebody else changed our table: once more, from scratch.
-            log.warning("rewriting", extra={"netns": sandbox.identity.path, "error": str(error)})
-            sandbox.actual = None
-            self._program(sandbox, planner.make_plan(desired, None))
-        sandbox.actual = sandbox.believed = desired
-
-    def _program(self, sandbox: Sandbox, plan: planner.Plan) -> None:
-        with netns.entered(sandbox.identity.path, sandbox.identity):
-            sandbox.generation = self._backend.apply(plan)
-            if plan.reset or not sandbox.searched:
-                self._evict_rivals(sandbox)
-        self.applied_total += 1
-
-    def _difference(self, program: Program, generation: int) -> str:
-        """What in the current netns differs from a program that made the generation; "": nothing."""
-        if generation and self._backend.generation() == generation:
-            return ""
-        return self._backend.differences(program)
-
-    def _evict_rivals(self, sandbox: Sandbox) -> None:
-        """What another backend has programmed goes, now that ours is in force."""
-        found = self._rivals.evict(_chain_names(sandbox), sandbox.identity.path)
-        if found.beside not in ("", sandbox.beside):
-            log.error("rival-left", extra={"netns": sandbox.identity.path, "reason": found.beside})
-        sandbox.searched, sandbox.beside = found.done, found.beside
-
     def _remove(self, sandbox: Sandbox) -> None:
         """Nothing of ours is left to govern: the table goes too."""
         with netns.entered(sandbox.identity.path, sandbox.identity):
@@ -330,8 +302,9 @@ class Reconciler:
         self.forget(sandbox)
 
     def _mark_applied(self, sandbox: Sandbox) -> None:
+        applied = State.TAMPERED if sandbox.tampering.endless else State.APPLIED
         for attachment in sandbox.attachments.values():
-            attachment.state = State.DENIED if self._out_of_reach(attachment) else State.APPLIED
+            attachment.state = State.DENIED if self._out_of_reach(attachment) else applied
 
     def _out_of_reach(self, attachment: Attachment) -> bool:
         """Whether what comes in shall be judged, and can't be (A14)."""
@@ -372,8 +345,7 @@ class Reconciler:
         denied = closed(desired, sandbox.actual or sandbox.believed)
         try:
             if denied != sandbox.actual:
-                self._program(sandbox, planner.make_plan(denied, None))
-            sandbox.actual = sandbox.believed = denied
+                self._commits.rewrite(sandbox, denied, _chain_names(sandbox))
             for attachment in sandbox.attachments.values():
                 name = attachment.record.ifname
                 as_desired = denied.gates[name] == desired.gates[name] and not self._out_of_reach(attachment)

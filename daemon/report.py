@@ -95,6 +95,7 @@ class Report:
             "policies": len(self._store.policies()),
             "applied": self._reconciler.applied_total,
             "failed": self._reconciler.failed_total,
+            "tampered": self._reconciler.tampered_total,
             "problems": self.problems(),
         }
 
@@ -151,7 +152,8 @@ class Report:
         for key, problems in self._store.problems().items():
             lines += [f"{key}: {problem.field}: {problem.message}" for problem in problems]
         for sandbox in self._reconciler.sandboxes.values():
-            lines += [f"{sandbox.identity.path}: {text}" for text in (sandbox.error, sandbox.beside) if text]
+            said = (sandbox.error, sandbox.beside, sandbox.tampering.told(time.monotonic()))
+            lines += [f"{sandbox.identity.path}: {text}" for text in said if text]
         for attachment in self._registry.attachments.values():
             notes = (*attachment.notes, *_unenforceable(attachment))
             lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in notes]
@@ -168,6 +170,7 @@ class Report:
             if not record.pod_name:
                 continue
             told = [Finding("NotEnforced", f"{record.ifname}: {error}") for error in self._errors(attachment)]
+            told += [Finding("Tampered", text) for text in self._tampering(attachment)]
             told += [Finding("NetworkStatusDiffers", f"{record.ifname}: {note}") for note in attachment.notes]
             if told:
                 found.setdefault(ObjectKey("Pod", record.pod_namespace, record.pod_name), []).extend(told)
@@ -196,8 +199,16 @@ class Report:
 
     def _errors(self, attachment: Attachment) -> list[str]:
         """Why it may not be as its policies say."""
-        error = self._registry.sandbox(attachment).error
-        return [*([error] if error else []), *_unenforceable(attachment)]
+        sandbox = self._registry.sandbox(attachment)
+        tampering = sandbox.tampering.told(time.monotonic()) if sandbox.tampering.endless else ""
+        return [*(text for text in (sandbox.error, tampering) if text), *_unenforceable(attachment)]
+
+    def _tampering(self, attachment: Attachment) -> list[str]:
+        """What somebody changed in its netns; told by the first attachment there, for all of them."""
+        sandbox = self._registry.sandbox(attachment)
+        told = sandbox.tampering.told(time.monotonic())
+        first = next(iter(sandbox.attachments.values()), None)
+        return [told] if told and attachment is first else []
 
     def _isolated(self, attachment: Attachment) -> list[str]:
         record = attachment.record

@@ -4,9 +4,20 @@ Every method but `text` works on the network namespace that the calling thread i
 there).
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from daemon.planner import Plan, Program
+
+
+class Survey(NamedTuple):
+    """What a comparison of the kernel with a program found.
+
+    mark: of what stood there before the comparison began, so that whatever is changed from then on has
+    another one. difference: for people; "": all is as it shall be.
+    """
+
+    mark: int
+    difference: str
 
 
 class Backend(Protocol):
@@ -26,12 +37,37 @@ class Backend(Protocol):
         BackendUnavailableError says what is missing and the remedy.
         """
 
-    def apply(self, plan: Plan) -> int:
-        """Carry out a plan as a whole or not at all; return the kernel's generation afterwards (0: none).
+    @property
+    def exact(self) -> bool:
+        """Whether `untouched` surely finds any change; else only `survey` does."""
 
-        TransactionError: refused, nothing was changed. DataplaneError: the outcome is not known; plan anew
-        with actual None.
+    @property
+    def survey_seconds(self) -> float:
+        """After how long everything is read back though nothing seems touched."""
+
+    @property
+    def watch_share(self) -> float:
+        """Of a core, what `untouched` may take when it is asked of every netns in turn (tamper.py)."""
+
+    def apply(self, plan: Plan, since: int = 0) -> int:
+        """Carry out a plan as a whole or not at all; return the mark of what it made.
+
+        A mark is a number for a state of the netns. It is never one that was read after a commit, or whoever
+        changes something right after that would be believed. since: the mark of what the plan starts from;
+        0: no matter. Returned is 0 where somebody commits without end: done, but not known to stand.
+
+        OvertakenError: the start is another one. TransactionError: refused, nothing was changed.
+        ForeignChangeError, DataplaneError: the outcome is not known; plan anew with actual None.
         """
+
+    def untouched(self, program: Program, mark: int) -> bool:
+        """Whether what stands there is still `program`, of which a mark was had. Costs little.
+
+        False: perhaps not; survey tells. True: nobody has touched it (see `exact`).
+        """
+
+    def survey(self, program: Program) -> Survey:
+        """Read everything of ours back and compare it with `program`."""
 
     def generation(self) -> int:
         """A number that rises with every commit, whoever's; 0 where the packet filter has none.

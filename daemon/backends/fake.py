@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from daemon.backends import nfttext
-from daemon.errors import BackendUnavailableError, TransactionError
+from daemon.backends.base import Survey
+from daemon.errors import BackendUnavailableError, OvertakenError, TransactionError
 from daemon.model import Direction
 from daemon.planner import ChainKey, ChainSpec, Dispatch, Elements, Plan, Program, SetSpec, dispatches
 from daemon.program import chain_name
@@ -39,6 +40,9 @@ class FakeBackend:
 
     name = "fake"
     follows_renames = True
+    exact = True
+    survey_seconds = 3600.0
+    watch_share = 0.1
 
     def __init__(self) -> None:
         self.netns = ""
@@ -54,9 +58,11 @@ class FakeBackend:
         if not self.available:
             raise BackendUnavailableError("this fake is not available: set `available`")
 
-    def apply(self, plan: Plan) -> int:
+    def apply(self, plan: Plan, since: int = 0) -> int:
         """All of the plan or nothing of it."""
         self.asked["apply"] += 1
+        if since and not plan.reset and since != self.generations[self.netns]:
+            raise OvertakenError(errno.ERESTART, 0)
         self.plans.append(plan)
         table = FakeTable() if plan.reset else self._table().copy()
         _dismantle(table, plan)
@@ -65,6 +71,14 @@ class FakeBackend:
         self.tables[self.netns] = table
         self.generations[self.netns] += plan.commits
         return self.generations[self.netns]
+
+    def untouched(self, program: Program, mark: int) -> bool:
+        """Whether the mark is the generation."""
+        return bool(mark) and self.generation() == mark
+
+    def survey(self, program: Program) -> Survey:
+        """The generation, then what differs."""
+        return Survey(self.generation(), self.differences(program))
 
     def generation(self) -> int:
         """Rises with each apply that changes something; a test raises it to play a foreign commit."""

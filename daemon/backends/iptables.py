@@ -11,11 +11,13 @@ elements come; sets that nothing refers to any more go.
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from hashlib import blake2b
 
 from daemon import netns
 from daemon.backends import ipset, iptrender, ipttext
+from daemon.backends.base import Survey
 from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import one_thread
 from daemon.backends.iptentry import Entry, compile_line
@@ -25,14 +27,21 @@ from daemon.backends.iptread import (
     read_sets,
     rule_differences,
     set_differences,
+    sets_alike,
 )
 from daemon.backends.iptrender import FAMILIES, FORMER_HOOKS, HOOKS, PREFIX, Edits, hook_line, set_name
 from daemon.backends.nfnetlink import Message
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.shape import REHEARSAL, shown
 from daemon.backends.xtables import FoundRule, ScratchTables, Table, Tables, require_tables
-from daemon.backends.xtsockopt import FORMER_TABLE, TABLE, holds_chain, in_use
-from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
+from daemon.backends.xtsockopt import FORMER_TABLE, TABLE, holds_chain, in_use, outline
+from daemon.errors import (
+    BackendUnavailableError,
+    DataplaneError,
+    ForeignChangeError,
+    OvertakenError,
+    TransactionError,
+)
 from daemon.planner import Plan, Program, SetChange, SetSpec, make_plan
 from daemon.program import closed
 
@@ -40,6 +49,8 @@ _COMMIT_TRIES = 5
 _IPSET_IN_USE = (4100, errno.EBUSY)
 _HOOKS = {TABLE: tuple(HOOKS), FORMER_TABLE: tuple(FORMER_HOOKS)}
 """Where a jump of ours stands, by table; older versions wrote the other one."""
+_IPSET_UNLIKE = (4103, errno.ENOENT)
+"""An element, or a set, that is there and should not be, or the other way round."""
 _NEW = "-new"
 """Behind the name of a set that is to replace another one."""
 
@@ -60,6 +71,9 @@ class IptablesBackend:
 
     name = "iptables"
     follows_renames = False
+    exact = False
+    survey_seconds = 10.0
+    watch_share = 0.01
 
     def __init__(self, reaper: Reaper, connect: Connect = connect, tables: Tables | None = None) -> None:
         self._reaper = reaper
@@ -80,14 +94,25 @@ class IptablesBackend:
             require_tables()
         IptablesBackend(self._reaper, self._connect, ScratchTables()).apply(make_plan(REHEARSAL, None))
 
-    def apply(self, plan: Plan) -> int:
-        """Sets and one commit a family, in the order of E5; 0, for there is no generation."""
+    def apply(self, plan: Plan, since: int = 0) -> int:
+        """Sets and one commit a family, in the order of E5. A mark is a digest of both outlines."""
         with self._working() as sock:
-            if plan.reset:
-                self._reset(sock, plan)
-            else:
-                self._change(sock, plan)
-        return 0
+            return self._reset(sock, plan) if plan.reset else self._change(sock, plan, since)
+
+    def untouched(self, program: Program, mark: int) -> bool:
+        """Whether both tables have the outline of the mark, and sets the sizes that they should have.
+
+        A rule in the place of another one of its size is not seen, nor an element in the place of another.
+        """
+        if not mark or _mark(map(outline, FAMILIES)) != mark:
+            return False
+        with NetfilterSocket(self._reaper, self._connect) as sock:
+            return sets_alike(program, read_sets(sock))
+
+    def survey(self, program: Program) -> Survey:
+        """The tables' outlines, then what differs."""
+        mark = _mark(map(outline, FAMILIES))
+        return Survey(mark, self.differences(program))
 
     def generation(self) -> int:
         """0: legacy tables have none."""
@@ -157,25 +182,31 @@ class IptablesBackend:
 
     # --- a plan whose start is known ---------------------------------------------------------------------
 
-    def _change(self, sock: NetfilterSocket, plan: Plan) -> None:
+    def _change(self, sock: NetfilterSocket, plan: Plan, since: int) -> int:
+        """The mark afterwards: that from before where no rule changes."""
+        edits = {family: iptrender.edits(plan, family) for family in FAMILIES}
+        rules_change = any(edit.written or edit.gone for edit in edits.values())
+        if rules_change and since and _mark(map(outline, FAMILIES)) != since:
+            # What is written over would never be told of.
+            raise OvertakenError(errno.EAGAIN, 0)
         # Refused here, a set stays that nothing refers to, until the next plan that resets.
         sock.perform([message for spec in plan.new_sets for message in _made(set_name(spec.name), spec)])
         with _begun():
             removal = [message for change in plan.set_changes for message in _removal(change)]
             addition = [message for change in plan.set_changes for message in _addition(change)]
-            edits = {family: iptrender.edits(plan, family) for family in FAMILIES}
-            if any(edit.written or edit.gone for edit in edits.values()):
+            if rules_change:
                 sock.perform(removal)
-                self._write(plan.program, read_sets(sock), edits)
+                since = self._write(plan.program, read_sets(sock), edits)
                 sock.perform(addition)
             else:
                 # At once: an address that goes from one set to another is in neither for a moment.
                 sock.perform(removal + addition)
             self._destroy(sock, [set_name(name) for name in plan.stale_sets])
+        return since
 
     # --- a plan that makes all anew, whatever is there ---------------------------------------------------
 
-    def _reset(self, sock: NetfilterSocket, plan: Plan) -> None:
+    def _reset(self, sock: NetfilterSocket, plan: Plan) -> int:
         """Sets hold what is both wanted and there while the rules that are there count, then all wanted."""
         wanted = {set_name(spec.name): spec for spec in plan.new_sets}
         found = read_sets(sock)
@@ -193,9 +224,10 @@ class IptablesBackend:
             missing = {
                 name: self._prepare(sock, name, spec, found.get(name)) for name, spec in wanted.items()
             }
-            self._write_all(plan.program, read_sets(sock))
+            mark = self._write_all(plan.program, read_sets(sock))
             sock.perform([m for name, some in missing.items() for m in ipset.add_entries(name, some)])
             self._destroy(sock, sorted(found.keys() - wanted.keys()))
+        return mark
 
     def _prepare(
         self, sock: NetfilterSocket, name: str, spec: SetSpec, found: FoundSet | None
@@ -217,28 +249,36 @@ class IptablesBackend:
         self._destroy(sock, [new])
         return entries - kept
 
-    def _write_all(self, program: Program, sets: dict[str, FoundSet]) -> None:
+    def _write_all(self, program: Program, sets: dict[str, FoundSet]) -> int:
         """Make our chains as the program has them; those that are so already keep their counters."""
         chains = {family: iptrender.content(program, family) for family in FAMILIES}
-        self._write(program, sets, {family: Edits(chains[family], ()) for family in FAMILIES}, whole=True)
+        edits = {family: Edits(chains[family], ()) for family in FAMILIES}
+        mark = self._write(program, sets, edits, whole=True)
         if any(map(_holds_former, FAMILIES)):
             with self._tables.locked():
                 for family in FAMILIES:
                     self._clear(family, FORMER_TABLE)
+        return mark
 
     # --- rules -------------------------------------------------------------------------------------------
 
     def _write(
         self, program: Program, sets: dict[str, FoundSet], edits: dict[int, Edits], whole: bool = False
-    ) -> None:
-        """Commit each family's edits and read back; whole: they are all that there shall be of ours."""
+    ) -> int:
+        """Commit each family's edits and read back; whole: they are all that there shall be of ours.
+
+        Returns the mark: of what was there before it was read back, so of nothing that was changed since.
+        """
+        outlines = []
         with self._tables.locked():
             for family, edit in edits.items():
                 self._commit(family, partial(_edit, family=family, edit=edit, sets=sets, whole=whole))
+                outlines.append(outline(family))
                 with self._tables.opened(family) as table:
                     said = list(rule_differences(table, family, program, sets))
                 if said:
-                    raise DataplaneError(f"what was written is not what stands there: {shown(said)}")
+                    raise ForeignChangeError(f"what was written is not what stands there: {shown(said)}")
+        return _mark(outlines)
 
     def _clear(self, family: int, name: str) -> None:
         """Take all that is ours out of a table, if there is one."""
@@ -281,6 +321,11 @@ def _holds_former(family: int) -> bool:
         return False
 
 
+def _mark(outlines: Iterable[bytes]) -> int:
+    """One number of both families' outlines, never 0."""
+    return int.from_bytes(blake2b(b"".join(outlines), digest_size=7).digest(), "big") + 1
+
+
 def _made(name: str, spec: SetSpec) -> list[Message]:
     return [ipset.create(name, spec), *ipset.add(name, spec.elements, spec.kind, spec.family)]
 
@@ -301,7 +346,8 @@ def _begun() -> Iterator[None]:
     try:
         yield
     except TransactionError as error:
-        raise DataplaneError(f"done in part only: {error}") from error
+        foreign = error.errno in _IPSET_UNLIKE
+        raise (ForeignChangeError if foreign else DataplaneError)(f"done in part only: {error}") from error
 
 
 # --- editing a table -------------------------------------------------------------------------------------

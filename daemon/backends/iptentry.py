@@ -14,7 +14,7 @@ import msgspec
 from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import extensions_needed, load
 from daemon.backends.iptrender import Line, MatchSpec
-from daemon.errors import DataplaneError
+from daemon.errors import ForeignChangeError
 
 _COMPILED = 8192
 _IFNAME_BYTES = 16
@@ -64,14 +64,14 @@ class _Template(msgspec.Struct, frozen=True):
 
 
 def compile_line(line: Line, family: int, sets: dict[str, FoundSet]) -> Entry:
-    """A Line for the current netns. sets: those that are there. DataplaneError: one of the line's is not.
+    """A Line for the current netns. sets: those that are there. ForeignChangeError: one of the line's is not.
 
     What python-iptables makes of a Line is kept, for it takes 0.5 to 1 ms, and serves all lines of that
     shape: the numbers of sets, ports and comments are put into their places.
     """
     for name in line.sets:
         if name not in sets:
-            raise DataplaneError(f"set {name} is gone: somebody else has destroyed it")
+            raise ForeignChangeError(f"set {name} is gone: somebody else has destroyed it")
     template = _template(line, family)
     raw = bytearray(template.raw)
     for at, name in zip(template.sets_at, line.sets, strict=True):

@@ -68,6 +68,17 @@ def _chain_differences(table: Table, family: int, chain: str, wanted: list[Entry
             yield f"rule {number} of chain {chain} (IPv{family}) is another one"
 
 
+def sets_alike(program: Program, sets: dict[str, FoundSet]) -> bool:
+    """Whether each set that the program has is there, of its type and with as many elements."""
+    return all(
+        (header := sets.get(set_name(spec.name))) is not None
+        and header.like(spec)
+        and header.plain
+        and header.size == ipset.size(ipset.entries(spec.elements, spec.kind, spec.family))
+        for spec in program.sets.values()
+    )
+
+
 def set_differences(sock: NetfilterSocket, program: Program, sets: dict[str, FoundSet]) -> Iterator[str]:
     """What in our sets is not as the program says."""
     wanted = {set_name(spec.name): spec for spec in program.sets.values()}

@@ -25,7 +25,7 @@ from daemon.backends.nfnetlink import (
     error_text,
     refusal,
 )
-from daemon.errors import DataplaneError, TransactionError
+from daemon.errors import DataplaneError, OversizeError, TransactionError
 from daemon.netlink import NLM_F_REQUEST, NLMSG_ERROR, Answer, answers, attribute_list, attributes, pack
 
 DEADLINE_SECONDS = 2.0
@@ -79,13 +79,18 @@ class NetfilterSocket:
     def __init__(self, reaper: Reaper, connect: Connect = connect) -> None:
         """DataplaneError: the kernel has no netfilter netlink."""
         self._reaper = reaper
+        self._connect = connect
         self._sequence = 0
+        self._sock = self._open()
+
+    def _open(self) -> socket.socket:
         try:
-            self._sock = connect()
+            sock = self._connect()
         except OSError as error:
             raise DataplaneError(f"open a netfilter socket: {error}") from error
-        self._sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        self._sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        return sock
 
     def __enter__(self) -> Self:
         return self
@@ -144,15 +149,18 @@ class NetfilterSocket:
                 return answer
         raise DataplaneError(f"{message.subject}: no answer")
 
-    def dump(self, message: Message) -> list[bytes]:
-        """All bodies (without nfgenmsg) that a dump gives, from one consistent state."""
+    def dump(self, message: Message, most: int = MAX_DUMP_BYTES) -> list[bytes]:
+        """All bodies (without nfgenmsg) that a dump gives, from one consistent state.
+
+        OversizeError: they are more than `most` bytes.
+        """
         for _ in range(_DUMP_TRIES):
-            found = self._dump(message)
+            found = self._dump(message, min(most, MAX_DUMP_BYTES))
             if found is not None:
                 return found
         raise DataplaneError(f"{message.subject}: changed during each of {_DUMP_TRIES} dumps")
 
-    def _dump(self, message: Message) -> list[bytes] | None:
+    def _dump(self, message: Message, most: int) -> list[bytes] | None:
         self._sequence += 1
         self._send(pack(message.type, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, message.body))
         bodies: list[bytes] = []
@@ -164,8 +172,11 @@ class NetfilterSocket:
             self._raise(message, answer)
             bodies.append(answer.body[4:])
             size += len(answer.body)
-            if size > MAX_DUMP_BYTES:
-                raise DataplaneError(f"{message.subject}: more than {MAX_DUMP_BYTES} bytes in this netns")
+            if size > most:
+                # A dump that is not read to its end is in the way of the next one.
+                self._reaper.take(self._sock)
+                self._sock = self._open()
+                raise OversizeError(f"{message.subject}: more than {most} bytes in this netns")
         raise DataplaneError(f"{message.subject}: the dump did not end")
 
     def _raise(self, message: Message, answer: Answer) -> None:

@@ -8,11 +8,18 @@ import errno
 
 from daemon import netns
 from daemon.backends import nftmessages, nftread, nfttext
+from daemon.backends.base import Survey
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.nftread import read, read_counters, read_generation
 from daemon.backends.nftrender import DROP_PREFIX, HOOKS, TRACKING, Found, former_hooks, render
 from daemon.backends.shape import FORMER_DISPATCHES, REHEARSAL
-from daemon.errors import BackendUnavailableError, DataplaneError, TransactionError
+from daemon.errors import (
+    BackendUnavailableError,
+    DataplaneError,
+    OversizeError,
+    OvertakenError,
+    TransactionError,
+)
 from daemon.planner import Plan, Program, in_commits, make_plan
 
 _RESET_TRIES = 5
@@ -25,6 +32,9 @@ class NftablesBackend:
 
     name = "nftables"
     follows_renames = True
+    exact = True
+    survey_seconds = 3600.0  # 4 billion commits bring a generation back: more than an hour's
+    watch_share = 0.1
 
     def __init__(self, reaper: Reaper, connect: Connect = connect) -> None:
         self._reaper = reaper
@@ -43,35 +53,59 @@ class NftablesBackend:
     def _rehearse(self) -> None:
         self.apply(make_plan(REHEARSAL, None))
 
-    def apply(self, plan: Plan) -> int:
-        """One batch (two where rules and members change together); returns the generation afterwards."""
+    def apply(self, plan: Plan, since: int = 0) -> int:
+        """One batch (more where rules and members change together), each under the generation before it."""
         with self._open() as sock:
             if plan.reset:
-                self._reset(sock, plan)
-            else:
-                for step in in_commits(plan):
-                    sock.transact(render(step))
-            return read_generation(sock)
+                return self._reset(sock, plan)
+            return self._change(sock, plan, since) if not plan.empty else since
 
-    def _reset(self, sock: NetfilterSocket, plan: Plan) -> None:
-        for attempt in range(_RESET_TRIES):
-            found = read(sock)
+    def _change(self, sock: NetfilterSocket, plan: Plan, since: int) -> int:
+        for done, step in enumerate(in_commits(plan)):
+            try:
+                sock.transact(render(step), since or None)
+            except TransactionError as error:
+                if error.errno == errno.ERESTART:
+                    raise OvertakenError(error.errno, done) from error
+                raise
+            since = since and next_generation(since)
+        return since
+
+    def _reset(self, sock: NetfilterSocket, plan: Plan) -> int:
+        for _ in range(_RESET_TRIES):
+            try:
+                found = read(sock)
+            except OversizeError as error:
+                # Somebody has filled this netns, to be read by nobody. The table can go without being read.
+                self._rebuild(sock, plan, Found(0, table=True), None, error)
+                return 0
             try:
                 # The generation makes sure that what was read is what the batch meets.
-                sock.transact(render(plan, found), found.generation)
+                mark = self._rewrite(sock, plan, found, found.generation)
             except TransactionError as error:
                 if error.errno != errno.ERESTART:
-                    return self._rebuild(sock, plan, found, error)
-                if attempt == _RESET_TRIES - 1:
                     raise
             else:
-                if former_hooks(found):
-                    # Once more: with our hooks in force, those of the older version go.
-                    continue
-                return None
-        return None
+                if not former_hooks(found):
+                    return mark
+                # Once more: with our hooks in force, those of the older version go.
+        # Somebody commits without end. What is ours is written all the same, but what it stands on by now
+        # is not known: no number of it is believed.
+        self._rewrite(sock, plan, read(sock), None)
+        return 0
 
-    def _rebuild(self, sock: NetfilterSocket, plan: Plan, found: Found, refused: Exception) -> None:
+    def _rewrite(self, sock: NetfilterSocket, plan: Plan, found: Found, generation: int | None) -> int:
+        try:
+            sock.transact(render(plan, found), generation)
+        except TransactionError as error:
+            if error.errno == errno.ERESTART:
+                raise
+            self._rebuild(sock, plan, found, generation, error)
+        return next_generation(found.generation)
+
+    def _rebuild(
+        self, sock: NetfilterSocket, plan: Plan, found: Found, generation: int | None, refused: Exception
+    ) -> None:
         """The last resort, when others left something under our names that can't be ours: the table anew.
 
         Still one batch, but a packet under way may pass. Raises `refused` when that was not the reason.
@@ -79,8 +113,10 @@ class NftablesBackend:
         if not found.table:
             raise refused
         try:
-            sock.transact([nftmessages.delete_table(), *render(plan)], found.generation)
-        except TransactionError:
+            sock.transact([nftmessages.delete_table(), *render(plan)], generation)
+        except TransactionError as error:
+            if error.errno == errno.ERESTART:
+                raise
             raise refused from None
 
     def _open(self) -> NetfilterSocket:
@@ -100,6 +136,16 @@ class NftablesBackend:
         """The kernel's generation of this netns' rules; every commit of anybody raises it by one."""
         with self._open() as sock:
             return read_generation(sock)
+
+    def untouched(self, program: Program, mark: int) -> bool:
+        """Whether nobody has committed since the mark, which is a generation."""
+        return bool(mark) and self.generation() == mark
+
+    def survey(self, program: Program) -> Survey:
+        """The generation, then what differs: whoever commits meanwhile or later makes another generation."""
+        with self._open() as sock:
+            generation = read_generation(sock)
+            return Survey(generation, nftread.differences(sock, program))
 
     def differences(self, program: Program) -> str:
         """The first few things of ours that are not as `program` says; foreign tables do not count."""
@@ -133,3 +179,8 @@ class NftablesBackend:
         with self._open() as sock:
             if read(sock).table:
                 sock.transact([nftmessages.delete_table()])
+
+
+def next_generation(generation: int) -> int:
+    """The generation that one commit makes of this one: 32 bits, and never 0."""
+    return generation + 1 & 0xFFFFFFFF or 1

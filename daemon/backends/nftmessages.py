@@ -80,6 +80,11 @@ def new_table(comment: str) -> Message:
     return _message(_NEWTABLE, _IN_TABLE + attr(6, _comment(0, comment)), "add table", NLM_F_CREATE)
 
 
+def wake_table() -> Message:
+    """Take away the table's flags; refused where somebody owns it."""
+    return _message(_NEWTABLE, _IN_TABLE + attr(2, u32(0)), "wake table", NLM_F_CREATE)
+
+
 def delete_table() -> Message:
     """Take the table and all in it away."""
     return _message(_DELTABLE, _IN_TABLE, "delete table")

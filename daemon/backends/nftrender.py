@@ -58,14 +58,28 @@ class FoundSet(msgspec.Struct, frozen=True):
     flags: int
 
 
+class Hook(msgspec.Struct, frozen=True):
+    """Where a base chain stands: the hook's number, priority; its policy's, and its type."""
+
+    number: int
+    priority: int
+    policy: int
+    type: str
+
+
 class Found(msgspec.Struct, frozen=True):
-    """What of ours is in a netns: names; chains with their comments. generation: when that was read."""
+    """What of ours is in a netns: names; chains with their comments, and hooks where they stand at some.
+
+    generation: when that was read. flags: the table's; it has none by rights.
+    """
 
     generation: int
     table: bool = False
     chains: dict[str, str] = {}
     sets: dict[str, FoundSet] = {}
     counters: frozenset[str] = frozenset()
+    flags: int = 0
+    hooks: dict[str, Hook] = {}
 
 
 NOTHING = Found(0)
@@ -111,7 +125,9 @@ def _kept(plan: Plan, found: Found) -> _Kept:
     owners = {_chain(write.key): clean(write.owner) for write in plan.chains}
     if plan.track:
         owners[TRACKING] = TRACKING_COMMENT
-    chains = frozenset(name for name, owner in owners.items() if found.chains.get(name) == owner)
+    chains = frozenset(
+        name for name, owner in owners.items() if found.chains.get(name) == owner and name not in found.hooks
+    )
     wanted = {spec.name: FoundSet(*nft.set_key(spec.kind, spec.family)) for spec in plan.new_sets}
     sets = frozenset(name for name, kind in wanted.items() if found.sets.get(name) == kind)
     counters = found.counters & {DROP_PREFIX + name for name in chains}
@@ -124,6 +140,8 @@ def _clear(plan: Plan, found: Found) -> Iterator[Message]:
         yield from _hooks()
         return
     kept = _kept(plan, found)
+    if found.flags:
+        yield nft.wake_table()
     yield nft.flush_rules(None)
     for name in sorted(found.sets):
         yield nft.flush_set(name) if name in kept.sets else nft.delete_set(name)

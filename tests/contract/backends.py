@@ -75,6 +75,11 @@ class _FakeHere(FakeBackend):
         pass
 
 
+_NFT = "inet multi-networkpolicy"
+_NUMBER = (
+    f"number=$(nft --handle list chain {_NFT} ingress-net1 | grep '%s' | head -n1 | sed 's/.*handle //')"
+)
+
 FAKE = Subject("fake", False, lambda _: _FakeHere(), _read_fake)
 
 NFTABLES = Subject(
@@ -92,6 +97,23 @@ NFTABLES = Subject(
         "nft add chain inet multi-networkpolicy more",
         "nft flush chain inet multi-networkpolicy tracking",
         "nft delete table inet multi-networkpolicy",
+        "nft add table inet multi-networkpolicy '{ flags dormant; }'",
+        # The same rules, where no packet comes by.
+        f"""rule=$(nft list chain {_NFT} input | grep jump)
+        printf '%s\n' "flush chain {_NFT} input" "delete chain {_NFT} input" "add chain {_NFT} input" \
+            "add rule {_NFT} input $rule" | nft -f -""",
+        # The same chain at a hook of its own.
+        f"""rules=$(nft list chain {_NFT} tracking | grep 'ct state')
+        printf '%s\n' "flush chain {_NFT} tracking" "delete chain {_NFT} tracking" \
+            "add chain {_NFT} tracking {{ type filter hook prerouting priority 0; }}" \
+            "add rule {_NFT} tracking $rules" | nft -f -""",
+        # Who is in the set, and who is not.
+        f"""{_NUMBER % "@pods4-a tcp"}
+        nft replace rule {_NFT} ingress-net1 handle $number \
+            ip saddr != @pods4-a tcp dport 80 counter return""",
+        f"""{_NUMBER % "icmpv6"}
+        nft replace rule {_NFT} ingress-net1 handle $number icmpv6 type '{{ 1, 3, 128, 129 }}' return""",
+        "nft add element inet multi-networkpolicy pods4-a '{ * }'",
     ),
 )
 

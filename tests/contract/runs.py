@@ -28,7 +28,7 @@ class Outcome:
     gates: frozenset[str]
     counters: dict[str, tuple[int, int]]
     text: str
-    generations: tuple[int, int, int]
+    marks: tuple[int, int, int]
     idle_plan: Plan
     state_idle: State
     unlike_after_empty: str
@@ -74,12 +74,13 @@ def _run(scenario: Scenario, subject: Subject) -> Outcome:
     foreign = _Foreign(subject)
     backend = subject.make(Seams())
     empty, absent = subject.read(backend), backend.present()
+    before = 0
     if scenario.before is not None:
-        backend.apply(make_plan(scenario.before, None))
+        before = backend.apply(make_plan(scenario.before, None))
         foreign.check("before")
-    before, state_before = backend.generation(), subject.read(backend)
+    before, state_before = before or backend.generation(), subject.read(backend)
     plan = make_plan(scenario.after, None if scenario.reset else scenario.before)
-    after = backend.apply(plan)
+    after = backend.apply(plan, before)
     foreign.check("apply")
     present, idle_plan = backend.present(), make_plan(scenario.after, scenario.after)
     outcome = Outcome(
@@ -92,7 +93,7 @@ def _run(scenario: Scenario, subject: Subject) -> Outcome:
         gates=backend.gates(),
         counters=backend.counters(),
         text=backend.text(scenario.after),
-        generations=(before, after, backend.apply(idle_plan)),
+        marks=(before, after, backend.apply(idle_plan, after)),
         idle_plan=idle_plan,
         state_idle=subject.read(backend),
         unlike_after_empty=_after_empty(backend, scenario.after),

@@ -4,6 +4,7 @@ proves: A4, A7, A11, A12, C2, C3, D4
 """
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from tests.kube.relay import Relay
 from tests.kube.world import ELSEWHERE, KubeWorld, only
 from tests.lab import Lab, Target, is_blocked, objects
 from tests.lab.apiserver import ADMIN_TOKEN, ApiServer
+from tests.lab.namespaces import inside
 from tests.lab.polling import poll
 from tests.netns.enroll import environment
 
@@ -334,3 +336,26 @@ def test_network_status_that_names_another_network_restricts_and_is_told(world: 
     assert "network-status says that it is" in events[0]["message"]
     world.stop("told")
     world.delete("told")
+
+
+def test_what_somebody_changes_in_a_pod_is_told_as_an_event(world: KubeWorld) -> None:
+    world.start("tampered", labels={"role": "server"})
+    made = world.attachments["tampered"]
+    world.apply(world.policy(only("a")))
+    world.sync()
+    with inside(made.pod.netns):
+        flush = ["nft", "flush", "chain", "inet", "multi-networkpolicy", "input"]
+        subprocess.run(flush, check=True)
+    events = poll(
+        lambda: [
+            event
+            for event in world.api.list("Event", world.space)
+            if event["involvedObject"]["name"] == "tampered" and event["reason"] == "Tampered"
+        ],
+        bool,
+        15.0,
+    )
+    assert "chain input has 0 rules instead of 1" in events[0]["message"]
+    assert "it was restored" in events[0]["message"]
+    world.stop("tampered")
+    world.delete("tampered")

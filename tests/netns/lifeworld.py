@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from cni_plugin import wire
 from tests.lab import Attachment, Daemon, Lab, Pod, Target, objects
 from tests.lab.kernelview import NFTABLES, VIEWS
 from tests.netns.enroll import add, must
@@ -82,6 +83,17 @@ class World(Trio):
     def tamper(self, script: str) -> None:
         """Run commands of somebody else in the server's namespace."""
         self.view.run(self.server.pod.netns, script, self.daemon.xtables_lock)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """As `mnpctl status` has it, without the start of that."""
+        answer: dict[str, Any] = self.daemon.rpc({"v": 1, "op": wire.OP_STATUS_REPORT})["result"]
+        return answer
+
+    @property
+    def found(self) -> int:
+        """How many changes of its rules by others the daemon has counted."""
+        return int(self.status["tampered"])
 
     def states(self) -> dict[str, str]:
         return {item["pod"].split("/")[1]: item["state"] for item in self.daemon.ctl("attachments")}

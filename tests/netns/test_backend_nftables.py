@@ -101,7 +101,7 @@ def test_walks_lead_where_a_program_from_scratch_does(
         reset = step % 13 == 0
         before = backend.generation()
         plan = make_plan(desired, None if reset else actual)
-        assert backend.apply(plan) == before + plan.commits, f"step {step}"
+        assert backend.apply(plan, before) == before + plan.commits, f"step {step}"
         assert listed() == from_scratch(backend, desired), f"step {step}"
         assert backend.differences(desired) == "", f"step {step}"
         actual = desired

@@ -25,6 +25,7 @@ STATUS: dict[str, Any] = {
     "pending": ["/run/netns/x"],
     "applied": 7,
     "failed": 1,
+    "tampered": 2,
     "problems": ["a", "b"],
 }
 
