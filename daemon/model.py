@@ -40,10 +40,12 @@ class Problem(msgspec.Struct, frozen=True):
     """Something in an object that is reported and does not stop the rest of it (A2, A3, B1, C7, C8, D3).
 
     field: path in the object, such as `spec.ingress[0].from[1].ipBlock.cidr`.
+    hint: it may well be meant; it is told to who asks and to the author, and alarms nobody.
     """
 
     field: str
     message: str
+    hint: bool = False
 
 
 class ObjectKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -247,7 +249,9 @@ class Pod(msgspec.Struct, frozen=True):
 class NetAttachDef(msgspec.Struct, frozen=True):
     """A net-attach-def.
 
-    config_name: the `name` in its config, or its own. chained: our plugin is in its list.
+    config_name: the `name` in its config, or its own. chained: our plugin is in its list, and not only as a
+    guard. fault: why policies do not govern its interfaces as they should, and what to do; "": they do, or
+    on_disk: its config is a file on the nodes, of which nothing is known here.
     """
 
     namespace: str
@@ -255,6 +259,8 @@ class NetAttachDef(msgspec.Struct, frozen=True):
     config_name: str
     chained: bool
     problems: tuple[Problem, ...] = ()
+    fault: str = ""
+    on_disk: bool = False
 
     @property
     def network(self) -> Network:

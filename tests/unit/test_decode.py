@@ -316,11 +316,12 @@ CONFIGS = [
     (json.dumps({"plugins": [MACVLAN]}), "a", False, 0),
     (json.dumps({"name": "x", "plugins": [MACVLAN, OURS]}), "x", True, 0),
     (json.dumps({"name": "x", "plugins": [GUARD, MACVLAN, OURS]}), "x", True, 0),
-    (json.dumps({"name": "x", "plugins": [GUARD, MACVLAN]}), "x", False, 0),
+    (json.dumps({"name": "x", "plugins": [GUARD, MACVLAN]}), "x", False, 1),
     (json.dumps({"name": "x", "plugins": [MACVLAN, {**OURS, "guard": False}]}), "x", True, 0),
-    (json.dumps({"name": 5, "plugins": [OURS, 7, "x"]}), "a", True, 0),
+    (json.dumps({"name": 5, "plugins": [OURS, 7, "x"]}), "a", True, 1),
+    (json.dumps({"name": 5, "plugins": [7, MACVLAN, "x", OURS]}), "a", True, 0),
     (json.dumps({"name": "x", "plugins": {"type": "multi-networkpolicy"}}), "x", False, 0),
-    (json.dumps({"type": "multi-networkpolicy"}), "a", False, 0),
+    (json.dumps({"type": "multi-networkpolicy"}), "a", False, 1),
     ("{", "a", False, 1),
     ("[]", "a", False, 1),
     ("[" * 10_000, "a", False, 1),
@@ -338,4 +339,4 @@ def test_net_attach_def(config: str, name: str, chained: bool, problems: int) ->
 
 def test_a_net_attach_def_without_spec() -> None:
     found = decode_object(make("NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1beta7"))
-    assert found == NetAttachDef("ns", "a", "a", False)
+    assert found == NetAttachDef("ns", "a", "a", False, on_disk=True)

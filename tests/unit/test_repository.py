@@ -55,6 +55,7 @@ PURE = (
     "daemon.policy",
     "daemon.planner",
     "daemon.program",
+    "daemon.spelling",
     "daemon.wording",
 )
 PURE_THIRD_PARTY = {"msgspec"}
@@ -87,7 +88,17 @@ MAY_IMPORT = [
     *((module, PURE) for module in PURE),
     ("daemon.errors", ()),
     ("daemon.kubeyaml", ("daemon.errors",)),
-    ("daemon.decode", ("daemon.decode", "daemon.intervals", "daemon.memo", "daemon.model", "daemon.errors")),
+    (
+        "daemon.decode",
+        (
+            "daemon.decode",
+            "daemon.intervals",
+            "daemon.memo",
+            "daemon.model",
+            "daemon.spelling",
+            "daemon.errors",
+        ),
+    ),
     (
         "daemon.sources",
         (

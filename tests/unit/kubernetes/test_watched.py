@@ -118,10 +118,12 @@ def test_a_namespace_of_which_only_metadata_comes(more: dict[str, Any], terminat
 
 
 def test_a_net_attach_def() -> None:
-    config = json.dumps({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "macvlan"}]})
+    config = json.dumps(
+        {"cniVersion": "1.0.0", "name": "n", "plugins": [{}, {"type": "multi-networkpolicy"}]}
+    )
     seen = see(NET_ATTACH_DEFS, {"metadata": metadata("net1", "default"), "spec": {"config": config}})
     assert seen.key == ObjectKey("NetworkAttachmentDefinition", "default", "net1")
-    assert seen.object == NetAttachDef("default", "net1", "n", chained=False)
+    assert seen.object == NetAttachDef("default", "net1", "n", chained=True)
 
 
 @pytest.mark.parametrize("version", ["v1beta1", "v1beta2", None])
