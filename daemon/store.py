@@ -35,13 +35,8 @@ from daemon.policy.floor import Allowed, Floor
 from daemon.policy.governing import Policies
 from daemon.policy.peerset import PodRef
 from daemon.policy.peersets import NAME_LABEL, PeerSets
-from daemon.policy.problems import cluster_problems
+from daemon.policy.problems import Problems
 from daemon.policy.ruleset import OPEN, Members, Ruleset, SharedRef
-
-ORPHANED = Problem(
-    "metadata.namespace",
-    "its namespace is being deleted: it stays in force until the last pod of it here has ended",
-)
 
 
 class Store:
@@ -62,7 +57,7 @@ class Store:
         self._left: dict[PodRef, set[Network]] = {}  # where a pod that is still listed had an attachment
         self._peers = PeerSets(budget.elements)
         self._floor: Floor | None = None
-        self._reported: dict[ObjectKey, tuple[Problem, ...]] | None = None
+        self._problems = Problems()
 
     # --- objects -----------------------------------------------------------------------------------------
 
@@ -71,7 +66,6 @@ class Store:
 
         The order between kinds means nothing: whether a namespace ends is known before its policies go.
         """
-        self._reported = None
         self._end_orphans()
         dirty: set[AttachmentKey] = set()
         for change in sorted(changes, key=lambda change: change.key.kind != "Namespace"):
@@ -85,13 +79,14 @@ class Store:
     def _apply_one(self, key: ObjectKey, new: object) -> set[AttachmentKey]:
         match key.kind, new:
             case "Pod", Pod() | None:
+                self._problems.put_own(key, new.problems if new else ())
                 return self._put_pod((key.namespace, key.name), new)
             case "MultiNetworkPolicy", Policy() | None:
                 return self._put_policy((key.namespace, key.name), new)
             case "Namespace", Namespace() | None:
                 return self._put_namespace(key.name, new)
             case "NetworkAttachmentDefinition", NetAttachDef() | None:
-                put(self._net_attach_defs, f"{key.namespace}/{key.name}", new)  # matched by name alone (A3)
+                self._put_net_attach_def(key, new)
                 return set()
         raise TypeError(f"{key}: a {type(new).__name__} is none of that kind")
 
@@ -109,8 +104,15 @@ class Store:
                 dirty.add(key)
         return dirty
 
+    def _put_net_attach_def(self, key: ObjectKey, definition: NetAttachDef | None) -> None:
+        network = f"{key.namespace}/{key.name}"
+        put(self._net_attach_defs, network, definition)  # matched by name alone (A3)
+        self._problems.put_own(key, definition.problems if definition else ())
+        self._problems.references.put_net_attach_def(network, definition)
+
     def _put_namespace(self, name: str, namespace: Namespace | None) -> set[AttachmentKey]:
         put(self._namespaces, name, namespace)
+        self._problems.references.put_namespace(name, exists=namespace is not None)
         dirty = self._peers.put_namespace(name, namespace.labels if namespace else None)
         if namespace is not None and namespace.terminating:
             self._orphans.setdefault(name, set())
@@ -124,11 +126,13 @@ class Store:
         if orphans is not None:
             if policy is None and ref in self._policies and self._is_lived_in(ref[0]):
                 orphans.add(ref)
+                self._problems.orphan(ref)
                 return set()
             orphans.discard(ref)
         return self._replace_policy(ref, policy)
 
     def _replace_policy(self, ref: PolicyRef, policy: Policy | None) -> set[AttachmentKey]:
+        self._problems.put_policy(ref, policy)
         versions = self._policies.put(ref, policy)
         dirty = {key for version in versions for key in self._governed_by(version)}
         for key in dirty:
@@ -179,7 +183,6 @@ class Store:
         subject: its labels and ports count while the source has no such pod (A11). addresses: of its ADD.
         The dirty attachments, this one among them.
         """
-        self._reported = None
         dirty = {key}
         known = self._attachments.get(key)
         if known is not None:
@@ -199,7 +202,6 @@ class Store:
 
     def withdraw(self, key: AttachmentKey) -> set[AttachmentKey]:
         """DEL: its addresses leave the peer sets at once, for they get reused; it stays governed (A11)."""
-        self._reported = None
         found = self._attachments.get(key)
         if found is None:
             return set()
@@ -208,7 +210,6 @@ class Store:
 
     def detach(self, key: AttachmentKey) -> set[AttachmentKey]:
         """The attachment is gone, and its netns or link too. The dirty ones among the others."""
-        self._reported = None
         found = self._attachments.pop(key, None)
         if found is None:
             return set()
@@ -227,7 +228,6 @@ class Store:
 
     def update_networks(self, key: AttachmentKey, networks: tuple[Network, ...]) -> set[AttachmentKey]:
         """Other candidate net-attach-defs, once network-status is known; the dirty attachments."""
-        self._reported = None
         found = self._attachments[key]
         if found.subject.networks == networks:
             return set()
@@ -248,11 +248,14 @@ class Store:
                 discard(self._attachments_at, (old.subject.namespace, network), key)
 
     def _update_peer(self, ref: PodRef) -> set[AttachmentKey]:
-        pod = self._pods.get(ref)
+        pod, before = self._pods.get(ref), self._peers.pods().get(ref)
         if pod is None:  # A11
-            return self._peers.put_pod(ref, None)
-        attached = [self._attachments[key] for key in self._attachments_of.get(ref, ())]
-        return self._peers.put_pod(ref, make_peer(pod, attached, self._left.get(ref, ())))
+            peer = None
+        else:
+            attached = [self._attachments[key] for key in self._attachments_of.get(ref, ())]
+            peer = make_peer(pod, attached, self._left.get(ref, ()))
+        self._problems.put_peer(ref, before, peer)
+        return self._peers.put_pod(ref, peer)
 
     # --- while the source is behind ----------------------------------------------------------------------
 
@@ -343,32 +346,14 @@ class Store:
             found[name] = msgspec.structs.replace(namespace, labels=labels)
         return found
 
-    def problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
-        """What is reported, by object; only objects that have any.
+    def problems(self, *, listed: bool = True) -> dict[ObjectKey, tuple[Problem, ...]]:
+        """What is reported, by object; only objects that have any. The same map until that may change.
 
-        Looks at everything, once after each change.
+        listed: all that there is is known, so what is missing can be told too.
         """
-        if self._reported is None:
-            self._reported = {key: problems for key, problems in self._find_problems().items() if problems}
-        return self._reported
-
-    def _find_problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
-        policies = self.policies()
-        found = cluster_problems(policies, self._net_attach_defs, self._peers.pods())
-        for policy in policies:
-            found[policy.key] = policy.problems + found.get(policy.key, ())
-        for ref, problem in (*self._policies.problems(), *self._overflown()):
-            found[ObjectKey("MultiNetworkPolicy", *ref)] += (problem,)
-        for orphans in self._orphans.values():
-            for namespace, name in orphans:
-                found[ObjectKey("MultiNetworkPolicy", namespace, name)] += (ORPHANED,)
-        for pod in self._pods.values():
-            if pod.problems:
-                found[ObjectKey("Pod", pod.namespace, pod.name)] = pod.problems
-        for definition in self._net_attach_defs.values():
-            key = ObjectKey("NetworkAttachmentDefinition", definition.namespace, definition.name)
-            found[key] = definition.problems
-        return found
+        self._end_orphans()
+        self._problems.put_closed((*self._policies.problems(), *self._overflown()))
+        return self._problems.all() if listed else self._problems.own()
 
     def _overflown(self) -> Iterator[tuple[PolicyRef, Problem]]:
         """Policies whose selectors select more pods than there is room for (F2)."""

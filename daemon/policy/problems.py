@@ -1,73 +1,116 @@
-"""What can only be reported with the whole cluster in view.
+"""What is reported about objects: what is odd in themselves, and what takes the whole cluster to see.
 
-In: policies, the net-attach-defs that there are, pods as peers. Out: problems by object. Changes no verdict:
-an unknown network is matched by name all the same (A3), an address of two pods counts for both (C5).
+In: objects as they come, change and go. Out: problems by object. It changes no verdict: an unknown network is
+matched by name all the same (A3), an address of two pods counts for both (C5). Each change costs as much as
+the policies that it concerns, by index.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
-from itertools import combinations
 
-from daemon.model import Address, Network, ObjectKey, Policy, Problem
+from daemon.model import Network, ObjectKey, Policy, Problem
+from daemon.policy.budget import PolicyRef
+from daemon.policy.dicts import put
+from daemon.policy.owners import Owners
 from daemon.policy.peerset import PeerPod, PodRef
+from daemon.policy.references import POLICY_FOR, References
 
-POLICY_FOR = "metadata.annotations[k8s.v1.cni.cncf.io/policy-for]"
+ORPHANED = Problem(
+    "metadata.namespace",
+    "its namespace is being deleted: it stays in force until the last pod of it here has ended",
+)
 
 # A network that is misconfigured as a whole would name every pod; a few tell what is wrong.
 MAX_REPORTED_ADDRESSES = 8
+MAX_REPORTED_PODS = 8
 
 
-def cluster_problems(
-    policies: Iterable[Policy], networks: Container[Network], pods: Mapping[PodRef, PeerPod]
-) -> dict[ObjectKey, tuple[Problem, ...]]:
-    """Networks that do not exist, and addresses that are not unique over the networks of one policy."""
-    owners = _owners(pods)
-    shared: dict[tuple[Network, ...], tuple[Problem, ...]] = {}
-    found: dict[ObjectKey, tuple[Problem, ...]] = {}
-    for policy in policies:
-        if policy.networks not in shared:
-            shared[policy.networks] = (
-                *_unknown(policy.networks, networks),
-                *_ambiguous([owners[network] for network in policy.networks if network in owners]),
-            )
-        if shared[policy.networks]:
-            found[policy.key] = shared[policy.networks]
-    return found
+class Problems:
+    """put_*() as things change, then all() or own(). Not shared between threads."""
+
+    def __init__(self) -> None:
+        self.references = References()
+        self._owners = Owners()
+        self._own: dict[ObjectKey, tuple[Problem, ...]] = {}
+        self._policies: dict[PolicyRef, tuple[Network, ...]] = {}
+        self._orphans: set[PolicyRef] = set()
+        self._closed: tuple[tuple[PolicyRef, Problem], ...] = ()
+        self._shared: dict[tuple[Network, ...], tuple[Problem, ...]] = {}
+        self._all: dict[ObjectKey, tuple[Problem, ...]] | None = None
+
+    def put_own(self, key: ObjectKey, problems: tuple[Problem, ...]) -> None:
+        """What was found in an object itself when it was decoded; none: it is fine, or gone."""
+        if self._own.get(key, ()) != problems:
+            put(self._own, key, problems or None)
+            self._all = None
+
+    def put_policy(self, ref: PolicyRef, policy: Policy | None) -> None:
+        """A policy as it is in force now; None: not at all."""
+        self._orphans.discard(ref)
+        self.put_own(_key(ref), policy.problems if policy else ())
+        self.references.put_policy(ref, policy)
+        put(self._policies, ref, policy.networks if policy else None)
+        self._all = None
+
+    def orphan(self, ref: PolicyRef) -> None:
+        """A policy that is in force although it is gone (A13)."""
+        self._orphans.add(ref)
+        self._all = None
+
+    def put_peer(self, ref: PodRef, before: PeerPod | None, after: PeerPod | None) -> None:
+        """A pod as a peer, as it was and is."""
+        if self._owners.put(ref, before, after):
+            self._shared.clear()
+            self._all = None
+
+    def put_closed(self, closed: tuple[tuple[PolicyRef, Problem], ...]) -> None:
+        """All that policies do not permit for want of room (F1, F2)."""
+        if self._closed != closed:
+            self._closed = closed
+            self._all = None
+
+    def own(self) -> dict[ObjectKey, tuple[Problem, ...]]:
+        """What is wrong with objects whatever else there is: all that can be said before that is known."""
+        found = dict(self._own)
+        for ref, problem in self._closed:
+            found[_key(ref)] = (*found.get(_key(ref), ()), problem)
+        return found
+
+    def all(self) -> dict[ObjectKey, tuple[Problem, ...]]:
+        """All by object, only objects that have any; the same map until something in it may have changed."""
+        if self._all is None or self.references.stale:
+            self._all = self._gather()
+        return self._all
+
+    def _gather(self) -> dict[ObjectKey, tuple[Problem, ...]]:
+        found = self.own()
+        for ref, problems in self.references.problems().items():
+            found[_key(ref)] = found.get(_key(ref), ()) + problems
+        for ref, networks in self._policies.items():
+            problems = self._ambiguous(networks) + ((ORPHANED,) if ref in self._orphans else ())
+            if problems:
+                found[_key(ref)] = found.get(_key(ref), ()) + problems
+        return found
+
+    def _ambiguous(self, networks: tuple[Network, ...]) -> tuple[Problem, ...]:
+        if networks not in self._shared:
+            self._shared[networks] = tuple(_tell_shared(networks, self._owners))
+        return self._shared[networks]
 
 
-Owners = dict[Address, list[PodRef]]
+def _key(ref: PolicyRef) -> ObjectKey:
+    return ObjectKey("MultiNetworkPolicy", *ref)
 
 
-def _owners(pods: Mapping[PodRef, PeerPod]) -> dict[Network, Owners]:
-    """Who has which address, by network: one pass over the pods, however many policies there are."""
-    owners: dict[Network, Owners] = {}
-    for ref, pod in pods.items():
-        for network, addresses in pod.addresses.items():
-            on_network = owners.setdefault(network, {})
-            for address in addresses:
-                on_network.setdefault(address, []).append(ref)
-    return owners
-
-
-def _unknown(named: Iterable[Network], known: Container[Network]) -> Iterator[Problem]:
-    for network in named:
-        if network not in known:
-            yield Problem(
-                POLICY_FOR, f"net-attach-def {network} does not exist; create it or correct the name"
-            )
-
-
-def _ambiguous(networks: list[Owners]) -> Iterator[Problem]:
-    """Addresses with several owners on one network, or on several of them."""
-    candidates = {address for owners in networks for address, refs in owners.items() if len(refs) > 1}
-    for first, second in combinations(networks, 2):
-        candidates |= first.keys() & second.keys()
-    owned_by = {a: {ref for owners in networks for ref in owners.get(a, ())} for a in candidates}
-    ambiguous = sorted(address for address, refs in owned_by.items() if len(refs) > 1)
-    for address in ambiguous[:MAX_REPORTED_ADDRESSES]:
-        names = ", ".join(f"{namespace}/{name}" for namespace, name in sorted(owned_by[address]))
+def _tell_shared(networks: Sequence[Network], owners: Owners) -> Iterator[Problem]:
+    """Addresses with several owners on one network, or over several of them."""
+    shared = owners.shared(frozenset(networks))
+    for address in sorted(shared)[:MAX_REPORTED_ADDRESSES]:
+        pods = [f"{namespace}/{name}" for namespace, name in sorted(shared[address])]
+        more = f" and {len(pods) - MAX_REPORTED_PODS} more" if len(pods) > MAX_REPORTED_PODS else ""
+        names = ", ".join(pods[:MAX_REPORTED_PODS]) + more
         yield Problem(
             POLICY_FOR, f"{ip_address(address)} is not unique: pods {names} have it on these networks"
         )
-    if len(ambiguous) > MAX_REPORTED_ADDRESSES:
-        yield Problem(POLICY_FOR, f"{len(ambiguous) - MAX_REPORTED_ADDRESSES} more addresses are not unique")
+    if len(shared) > MAX_REPORTED_ADDRESSES:
+        yield Problem(POLICY_FOR, f"{len(shared) - MAX_REPORTED_ADDRESSES} more addresses are not unique")

@@ -16,8 +16,9 @@ from daemon.model import (
     Rule,
     Selector,
 )
+from daemon.policy.problems import ORPHANED
 from daemon.policy.ruleset import OPEN
-from daemon.store import ORPHANED, Store
+from daemon.store import Store
 from tests.unit.policy.stored import (
     FROM_PODS,
     KEY,
