@@ -20,6 +20,7 @@ from daemon.inbox import Inbox, Lane
 from daemon.lifecycle import Lifecycle, reply_bug, reply_error
 from daemon.log import get_logger
 from daemon.model import ObjectKey
+from daemon.problemlog import ProblemLog
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
 from daemon.report import Report
@@ -65,6 +66,7 @@ class Dataplane:
         self._report = report
         self._watch = watch
         self._tell = tell
+        self._problem_log = ProblemLog(time.monotonic)
         self._stopping = ""
         self._new_objects = 0
         self._next_sweep = 0.0
@@ -172,13 +174,16 @@ class Dataplane:
             self._next_link_sweep = now + LINK_SWEEP_SECONDS
 
     def _tell_findings(self) -> None:
-        """Let the source tell authors what is wrong with their objects.
+        """Say in the log, and let the source tell authors, what is wrong with objects.
 
-        To gather it takes a look at everything: at most a hundredth of the time.
+        To gather it costs something: at most a hundredth of the time. Not before all has been listed, since
+        until then much seems to be missing.
         """
         now = time.monotonic()
-        if self._tell is not None and now >= self._next_findings and self._upkeep.ready:
-            self._tell(self._report.findings())
+        if now >= self._next_findings and self._upkeep.ready:
+            self._problem_log.tell(self._report.object_problems())
+            if self._tell is not None:
+                self._tell(self._report.findings())
             self._next_findings = now + max(FINDINGS_SECONDS, 100 * (time.monotonic() - now))
 
     def _save_one(self) -> bool:

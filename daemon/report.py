@@ -15,12 +15,14 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.backends.choice import Choice
 from daemon.errors import DataplaneError, NetnsError
 from daemon.interface import past_hooks_message
-from daemon.model import Direction, ObjectKey, Policy, Problem
+from daemon.model import Direction, Network, ObjectKey, Policy, Problem
+from daemon.policy.references import POLICY_FOR
 from daemon.program import chain_name, restrict
 from daemon.reconcile import Attachment, Reconciler
 from daemon.registry import Registry
 from daemon.server import Request
-from daemon.sources.base import Finding
+from daemon.sources.base import HINT, Finding
+from daemon.spelling import fits, tell_missing
 from daemon.store import Store
 from daemon.upkeep import Upkeep
 
@@ -30,6 +32,12 @@ _REASONS = {
     "NetworkAttachmentDefinition": "ConfigProblem",
     "Namespace": "NamespaceProblem",
 }
+
+
+UNSEEN = (
+    "net-attach-def {} has no spec.config: its config is a file on the nodes, so whether it chains "
+    "multi-networkpolicy is not known here; once it does, `mnpctl attachments` lists its interfaces"
+)
 
 
 class Report:
@@ -100,18 +108,21 @@ class Report:
         }
 
     def attachments(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """All attachments, or those of `pod` ("namespace/name")."""
+        """All attachments, or those of `pod` ("namespace/name", or "name" in any namespace)."""
         wanted = _optional_text(body, "pod")
-        found = [self._describe(a) for a in self._registry.attachments.values()]
+        found = [a for a in self._registry.attachments.values() if _is_of(a, wanted)]
         return sorted(
-            (item for item in found if wanted in (None, item["pod"])),
+            (self._describe(attachment) for attachment in found),
             key=lambda item: (item["pod"], item["interface"], item["containerID"]),
         )
 
     def policies(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """All policies with what they govern here, and the problems that SEMANTICS calls reported."""
-        governed = self._governed()
-        problems = self._store.problems()
+        """All policies with what they govern here, and the problems that SEMANTICS calls reported.
+
+        Or those that `policy` means ("namespace/name", or "name" in any namespace).
+        """
+        wanted = _optional_text(body, "policy")
+        governed, problems, unseen = self._governed(), self.object_problems(), self._unseen()
         return [
             {
                 "namespace": policy.namespace,
@@ -119,9 +130,16 @@ class Report:
                 "policyFor": list(policy.networks),
                 "policyTypes": _types(policy),
                 "governs": governed.get((policy.namespace, policy.name), []),
-                "problems": _problems(problems.get(policy.key, ())),
+                "problems": _shown(p for p in problems.get(policy.key, ()) if not p.hint),
+                "hints": _shown(
+                    [
+                        *(p for p in problems.get(policy.key, ()) if p.hint),
+                        *(unseen[network] for network in policy.networks if network in unseen),
+                    ]
+                ),
             }
-            for policy in sorted(self._store.policies(), key=lambda p: (p.namespace, p.name))
+            for policy in self._store.policies()
+            if fits(wanted, policy.namespace, policy.name)
         ]
 
     def render(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +160,19 @@ class Report:
 
     # --- parts -------------------------------------------------------------------------------------------
 
+    def object_problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
+        """What is reported about objects. What is missing is told once everything has been listed."""
+        return self._store.problems(listed=self._upkeep.ready)
+
+    def _unseen(self) -> dict[Network, Problem]:
+        """The net-attach-defs of which nobody here can tell whether they chain the plugin."""
+        seen = {n for attachment in self._registry.attachments.values() for n in attachment.record.networks}
+        return {
+            network: Problem(POLICY_FOR, UNSEEN.format(network), hint=True)
+            for network, definition in self._store.net_attach_defs().items()
+            if definition.on_disk and network not in seen
+        }
+
     def problems(self) -> list[str]:
         """Everything reported, a line each: broken files, problems in objects, failures to program."""
         lines = [
@@ -149,8 +180,8 @@ class Report:
             for where, problems in self.source_problems.items()
             for problem in problems
         ]
-        for key, problems in self._store.problems().items():
-            lines += [f"{key}: {problem.field}: {problem.message}" for problem in problems]
+        for key, problems in self.object_problems().items():
+            lines += [f"{key}: {found.field}: {found.message}" for found in problems if not found.hint]
         for sandbox in self._reconciler.sandboxes.values():
             said = (sandbox.error, sandbox.beside, sandbox.tampering.told(time.monotonic()))
             lines += [f"{sandbox.identity.path}: {text}" for text in said if text]
@@ -162,9 +193,11 @@ class Report:
     def findings(self) -> dict[ObjectKey, tuple[Finding, ...]]:
         """What is reported about objects, for their authors."""
         found: dict[ObjectKey, list[Finding]] = {}
-        for key, problems in self._store.problems().items():
-            reason = _REASONS[key.kind]
-            found[key] = [Finding(reason, f"{problem.field}: {problem.message}") for problem in problems]
+        for key, problems in self.object_problems().items():
+            found[key] = [
+                Finding(HINT if problem.hint else _REASONS[key.kind], f"{problem.field}: {problem.message}")
+                for problem in problems
+            ]
         for attachment in self._registry.attachments.values():
             record = attachment.record
             if not record.pod_name:
@@ -234,18 +267,32 @@ class Report:
         found = [
             attachment
             for attachment in self._registry.attachments.values()
-            if pod in (None, _pod(attachment))
+            if _is_of(attachment, pod)
             and interface in (None, attachment.key.ifname)
             and (container is None or attachment.key.container_id.startswith(container))
         ]
         if len(found) == 1:
             return found[0]
         if not found:
-            raise CniError(
-                INVALID_CONFIG, f"no attachment of {pod or 'any pod'} fits; see `mnpctl attachments`"
-            )
+            raise CniError(INVALID_CONFIG, self._tell_missing(pod, interface))
         names = ", ".join(sorted(f"{_pod(a)} {a.key}" for a in found))
-        raise CniError(INVALID_CONFIG, f"{len(found)} attachments fit; name the interface: {names[:1000]}")
+        which = "the namespace" if len({_pod(a) for a in found}) > 1 else "the interface"
+        raise CniError(INVALID_CONFIG, f"{len(found)} attachments fit; name {which}: {names[:1000]}")
+
+    def _tell_missing(self, pod: str | None, interface: str | None) -> str:
+        everything = self._registry.attachments.values()
+        interfaces = sorted(a.key.ifname for a in everything if pod and _is_of(a, pod))
+        if interface and interfaces:
+            has = ", ".join(interfaces)[:200]
+            return f"no attachment {interface} of pod {pod} on this node; it has {has}"
+        known = [_pod(attachment) for attachment in everything if attachment.record.pod_name]
+        whose = f"pod {pod}" if pod else "any pod"
+        return f"no attachment of {whose} on this node{tell_missing(pod or '', known)}"
+
+
+def _is_of(attachment: Attachment, wanted: str | None) -> bool:
+    record = attachment.record
+    return fits(wanted, record.pod_namespace, record.pod_name)
 
 
 def _pod(attachment: Attachment) -> str:
@@ -274,7 +321,7 @@ def _types(policy: Policy) -> list[str]:
     return [name for name, rules in types.items() if rules is not None]
 
 
-def _problems(problems: Iterable[Problem]) -> list[dict[str, str]]:
+def _shown(problems: Iterable[Problem]) -> list[dict[str, str]]:
     return [{"field": problem.field, "message": problem.message} for problem in problems]
 
 

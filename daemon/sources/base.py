@@ -10,6 +10,9 @@ import msgspec
 
 from daemon.model import Change, ObjectKey, Pod, Problem
 
+HINT = "PolicyHint"
+"""The reason of a finding that may well be meant so: nobody is to be warned."""
+
 
 class Found(msgspec.Struct, frozen=True):
     """What a look_up() came to. pod None: `message` says why an ADD can't go on."""

@@ -17,7 +17,7 @@ import msgspec
 
 from daemon.log import get_logger
 from daemon.model import ObjectKey
-from daemon.sources.base import Finding
+from daemon.sources.base import HINT, Finding
 from daemon.sources.kubernetes.client import JSON, Connection
 from daemon.sources.kubernetes.errors import ApiError, ForbiddenError, RefusedError
 from daemon.sources.kubernetes.watched import GROUP, missing_right
@@ -227,7 +227,7 @@ class EventRecorder:
             },
             "reason": finding.reason,
             "message": finding.message,
-            "type": "Warning",
+            "type": "Normal" if finding.reason == HINT else "Warning",
             "source": {"component": COMPONENT, "host": self._node_name},
             "reportingComponent": COMPONENT,
             "reportingInstance": self._node_name,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daemon.model import ObjectKey
-from daemon.sources.base import Finding
+from daemon.sources.base import HINT, Finding
 from daemon.sources.kubernetes import events
 from daemon.sources.kubernetes.events import EventRecorder, Objects
 from daemon.sources.kubernetes.kubeconfig import Access
@@ -106,8 +106,7 @@ def test_an_event(recording: Recording) -> None:
     name = body["metadata"].pop("name")
     assert name.startswith("web.")
     assert len(name.removeprefix("web.")) == 16
-    times = {body.pop("firstTimestamp"), body.pop("lastTimestamp")}
-    assert len(times) == 1
+    assert len({body.pop("firstTimestamp"), body.pop("lastTimestamp")}) == 1
     assert body == {
         "apiVersion": "v1",
         "kind": "Event",
@@ -130,9 +129,10 @@ def test_an_event(recording: Recording) -> None:
 
 
 def test_findings_are_aggregated_by_reason(recording: Recording) -> None:
-    other = Finding("Unsupported", "sctp")
+    other = Finding(HINT, "sctp")
     recording.tell({POLICY: (BAD, other, Finding("Malformed", "spec.egress: no"))})
     assert recording.messages == ["spec.ingress[0]: no; spec.egress: no", "sctp"]
+    assert [body["type"] for _, _, body in recording.sent] == ["Warning", "Normal"]
 
 
 def test_names_follow_from_what_is_said(recording: Recording) -> None:
