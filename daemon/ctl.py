@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 
 from cni_plugin import wire
+from daemon.spelling import tell_missing
 
 DEFAULT_SOCKET = "/run/multi-networkpolicy/daemon.sock"
 DONE, NOT_REACHED, USAGE, UNREACHABLE = range(4)
@@ -113,15 +114,30 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _attachments(arguments: argparse.Namespace) -> int:
-    result = ask(arguments.socket, wire.OP_ATTACHMENTS, ANSWER_SECONDS, **_chosen(arguments, "pod"))
-    _print(arguments, result, _attachments_table)
-    return DONE
+    found = ask(arguments.socket, wire.OP_ATTACHMENTS, ANSWER_SECONDS, **_chosen(arguments, "pod"))
+    if found or not arguments.pod:
+        _print(arguments, found, _attachments_table)
+        return DONE
+    everything = ask(arguments.socket, wire.OP_ATTACHMENTS, ANSWER_SECONDS)
+    known = [item["pod"] for item in everything if item["pod"]]
+    return _nothing(arguments, f"no attachment of pod {arguments.pod} on this node", arguments.pod, known)
 
 
 def _policies(arguments: argparse.Namespace) -> int:
-    result = ask(arguments.socket, wire.OP_POLICIES, ANSWER_SECONDS)
-    _print(arguments, result, _policies_table)
-    return DONE
+    found = ask(arguments.socket, wire.OP_POLICIES, ANSWER_SECONDS, **_chosen(arguments, "policy"))
+    if found or not arguments.policy:
+        _print(arguments, found, _policies_table)
+        return DONE
+    everything = ask(arguments.socket, wire.OP_POLICIES, ANSWER_SECONDS)
+    known = [f"{item['namespace']}/{item['name']}" for item in everything]
+    return _nothing(arguments, f"no policy {arguments.policy}", arguments.policy, known)
+
+
+def _nothing(arguments: argparse.Namespace, what: str, wanted: str, known: list[str]) -> int:
+    """Nothing fits what was asked for by name: an empty list for programs, and for people what there is."""
+    _print(arguments, [], lambda shown: None)
+    print(f"mnpctl: {what}{tell_missing(wanted, known)}", file=sys.stderr)
+    return NOT_REACHED
 
 
 def _render(arguments: argparse.Namespace) -> int:
@@ -160,8 +176,6 @@ def _wait(arguments: argparse.Namespace) -> int:
 
 def _chosen(arguments: argparse.Namespace, *names: str) -> dict[str, str]:
     values = {name: getattr(arguments, name) for name in names}
-    if values.get("pod") and "/" not in values["pod"]:
-        values["pod"] = f"default/{values['pod']}"
     return {name: value for name, value in values.items() if value}
 
 
@@ -187,10 +201,11 @@ def _parser() -> argparse.ArgumentParser:
     attachments = command(
         "attachments", _attachments, "the interfaces that it governs, and by which policies"
     )
-    attachments.add_argument("pod", nargs="?", metavar="[NAMESPACE/]POD")
-    command("policies", _policies, "the policies, what each governs on this node, and its problems")
+    attachments.add_argument("pod", nargs="?", type=_name, metavar="[NAMESPACE/]POD")
+    policies = command("policies", _policies, "the policies, what each governs here, and its problems")
+    policies.add_argument("policy", nargs="?", type=_name, metavar="[NAMESPACE/]POLICY")
     render = command("render", _render, "what is programmed for one attachment, as nft would list it")
-    render.add_argument("pod", metavar="[NAMESPACE/]POD")
+    render.add_argument("pod", type=_name, metavar="[NAMESPACE/]POD")
     render.add_argument("interface", nargs="?", metavar="INTERFACE")
     wait = command("wait", _wait, "return when all that the source holds now is in force")
     wait.add_argument("--synced", action="store_true", required=True, help="what to wait for")
@@ -205,6 +220,13 @@ def _global_options(*, suppressed: bool) -> argparse.ArgumentParser:
     options.add_argument("--socket", default=default_socket, metavar="PATH", help="the daemon's socket")
     options.add_argument("-o", "--output", choices=("table", "json"), default=default_output)
     return options
+
+
+def _name(text: str) -> str:
+    """Without a namespace: in whichever there is one."""
+    if not all(text.split("/")) or text.count("/") > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a name nor namespace/name")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -285,6 +307,11 @@ def _policies_table(policies: list[dict[str, Any]]) -> None:
         f"{item['namespace']}/{item['name']}: {problem['field']}: {problem['message']}"
         for item in policies
         for problem in item["problems"]
+    )
+    _tell(
+        f"hint: {item['namespace']}/{item['name']}: {hint['field']}: {hint['message']}"
+        for item in policies
+        for hint in item.get("hints", ())
     )
 
 

@@ -54,6 +54,7 @@ POLICY = {
     "policyTypes": ["Ingress"],
     "governs": ["default/web net1"],
     "problems": [{"field": "spec.ingress[0]", "message": "an empty peer matches nothing"}],
+    "hints": [{"field": "spec.podSelector", "message": "perhaps not meant so"}],
 }
 REPLIES: dict[str, Any] = {
     "statusReport": STATUS,
@@ -69,6 +70,7 @@ class Scripted:
         self.path = path
         self.asked: list[dict[str, Any]] = []
         self.replies = dict(REPLIES)
+        self.listed: list[dict[str, Any]] | None = None  # what there is, none of it of the name asked for
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -85,6 +87,8 @@ class Scripted:
     def _dispatch(self, request: Request) -> None:
         self.asked.append(request.body)
         reply = self.replies[request.op]
+        if self.listed is not None:
+            reply = [] if request.body.keys() & {"pod", "policy"} else self.listed
         request.reply(reply if "ok" in reply else {"ok": True, "result": reply})
 
 
@@ -104,11 +108,12 @@ SHOWN = [
     (["status"], ["not ready: the source", "nftables", "2 applied", "problem: web.yaml: broken", *COST]),
     (["attachments"], ["default/web", "10.0.0.5", "default/net-a", "ingress", "default/only-a"]),
     (["policies"], ["default/only-a", "Ingress", "spec.ingress[0]: an empty peer matches nothing"]),
+    (["policies", "only-a"], ["hint: default/only-a: spec.podSelector: perhaps not meant so"]),
     (["render", "web"], ["table inet multi-networkpolicy"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), SHOWN, ids=[row[0][0] for row in SHOWN])
+@pytest.mark.parametrize(("arguments", "words"), SHOWN, ids=[" ".join(row[0]) for row in SHOWN])
 def test_tables_for_people(
     arguments: list[str], words: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,12 +141,84 @@ def test_the_socket_may_be_named_after_the_subcommand(scripted: Scripted) -> Non
     assert ctl.main(["status", "--socket", str(scripted.path)]) == ctl.DONE
 
 
-def test_a_pod_without_namespace_is_one_of_default(scripted: Scripted) -> None:
+def test_names_are_asked_as_they_are_written(scripted: Scripted) -> None:
+    """What a name without namespace means the daemon says: it knows which there are."""
     scripted.start()
     run(scripted, "render", "web", "net2")
     run(scripted, "attachments", "prod/web")
-    asked = [(r.get("pod"), r.get("interface")) for r in scripted.asked]
-    assert asked == [("default/web", "net2"), ("prod/web", None)]
+    run(scripted, "policies", "only-a")
+    asked = [(r.get("pod"), r.get("interface"), r.get("policy")) for r in scripted.asked]
+    assert asked == [("web", "net2", None), ("prod/web", None, None), (None, None, "only-a")]
+
+
+def other(pod: str) -> dict[str, Any]:
+    return {**ATTACHMENT, "pod": pod}
+
+
+def named(namespace: str, name: str) -> dict[str, Any]:
+    return {**POLICY, "namespace": namespace, "name": name}
+
+
+# Arguments, what there is, and what is said of what there is not.
+NOTHING: list[tuple[list[str], list[dict[str, Any]], str]] = [
+    (["attachments", "srv"], [], "no attachment of pod srv on this node; there are none"),
+    (["attachments", "srv"], [other(""), other("shop/web")], "no attachment of pod srv on this node"),
+    (["attachments", "default/srv"], [other("shop/srv")], "on this node; with that name: shop/srv"),
+    (
+        ["attachments", "a/srv"],
+        [other(f"s{n}/srv") for n in range(7)],
+        "on this node; with that name: s0/srv, s1/srv, s2/srv, s3/srv, s4/srv and 2 more",
+    ),
+    (
+        ["attachments", "serv"],
+        [other("shop/srv")],
+        "no attachment of pod serv on this node; did you mean shop/srv?",
+    ),
+    (["attachments", "shopp/srv1"], [other("shop/srv1")], "; with that name: shop/srv1"),
+    (["policies", "deny"], [], "no policy deny; there are none"),
+    (["policies", "a/deny"], [named("b", "deny")], "no policy a/deny; with that name: b/deny"),
+    (["policies", "denyall"], [named("b", "deny-all")], "no policy denyall; did you mean b/deny-all?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "there", "said"), NOTHING)
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_name_that_nothing_has_ends_with_1_and_says_what_there_is(
+    output: str,
+    arguments: list[str],
+    there: list[dict[str, Any]],
+    said: str,
+    scripted: Scripted,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scripted.listed = there
+    scripted.start()
+    assert run(scripted, "-o", output, *arguments) == ctl.NOT_REACHED
+    shown = capsys.readouterr()
+    assert shown.out == ("[]\n" if output == "json" else "")
+    assert shown.err.startswith("mnpctl: no ")
+    assert shown.err.endswith(f"{said}\n")
+
+
+@pytest.mark.parametrize("command", ["attachments", "policies"])
+def test_a_node_without_any_is_no_failure(
+    command: str, scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.listed = []
+    scripted.start()
+    assert run(scripted, "-o", "json", command) == ctl.DONE
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "/web", "shop/", "/", ""])
+@pytest.mark.parametrize("command", ["attachments", "policies", "render"])
+def test_what_is_no_name_is_usage(
+    command: str, name: str, scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(scripted, command, name)
+    assert caught.value.code == ctl.USAGE
+    assert f"{name!r} is neither a name nor namespace/name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
