@@ -131,7 +131,11 @@ class Upkeep:
             if record.evidence not in ("name", "net-attach-defs"):
                 return present
             definitions = self._store.net_attach_defs().values()
-            return find_networks(None, None, record.config_name, record.ifname, pod, definitions)
+            found = find_networks(None, None, record.config_name, record.ifname, pod, definitions)
+            if record.evidence == "name":
+                return found
+            # Whoever takes the plugin out of a chain takes no restriction off what that chain has made.
+            return Candidates(tuple(sorted({*present.networks, *found.networks})), present.evidence)
         if set(status.networks) <= set(present.networks):
             return present if present.certain or not _as_added(record, pod) else status
         # Whoever may write the pod's annotations may have written this one: it can add restrictions only.

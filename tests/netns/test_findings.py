@@ -187,6 +187,25 @@ def test_interfaces_that_are_governed_stay_so_when_the_chain_goes(world: World) 
     world.assert_blocked("a", "b")
 
 
+@pytest.mark.parametrize("others", [(), ("second",)], ids=["alone", "one of two"])
+def test_those_that_only_their_chain_told_of_stay_governed_too(others: tuple[str, ...], world: World) -> None:
+    """No key, no request of the pod: which net-attach-def it is follows from those that chain the plugin."""
+    made = {name: objects.conflist("shared", "net1") for name in ("first", *others)}
+    world.daemon.apply("network", [objects.network(name, config=each) for name, each in made.items()])
+    world.daemon.wait_synced()
+    for attachment in world.attachments.values():
+        must(add(world.daemon, attachment, name="shared", netAttachDef=None))
+    world.assert_open("a")
+    world.daemon.apply("policy", objects.policy("p", SPEC, "first"))
+    world.daemon.wait_synced()
+    world.assert_blocked("a")
+    made["first"]["plugins"].pop()
+    world.daemon.apply("network", [objects.network(name, config=each) for name, each in made.items()])
+    world.daemon.wait_synced()
+    assert "those that are already stay so" in messages(world.daemon)[0]
+    world.assert_blocked("a")
+
+
 def test_asking_by_a_name(lab: Lab) -> None:
     daemon = lab.daemon()
     made = [
