@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.decode import decode_common_rules
 from daemon.decode.blocks import parse_cidr
-from daemon.decode.fields import is_name
+from daemon.decode.fields import is_name, meant
 from daemon.errors import ConfigError
 from daemon.kubeyaml import YamlError, load_yaml
 from daemon.log import FORMATS, LEVELS
@@ -369,9 +369,7 @@ def _read_config_file(
             # A key without a value is as if it were not there.
             found.update({key: (value, path)} if value is not None else {})
         else:
-            close = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(_KEYS)}"
-            problems.append(f"{path}: {key[:80]}: unknown key{hint}")
+            problems.append(f"{path}: {key[:80]}: unknown key; {meant(key, _KEYS)}")
     return found
 
 

@@ -5,9 +5,12 @@ means nothing; DecodeError when it can't be decoded at all. No I/O, no logging, 
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from daemon.decode.fields import (
+    MAX_WORD,
     Raw,
     expect_object,
     expect_string,
@@ -23,12 +26,14 @@ from daemon.decode.policy import decode_common_rules, decode_policy, keep_last_v
 from daemon.errors import DecodeError
 from daemon.model import ClusterObject, Namespace, ObjectKey
 
-__all__ = ["KINDS", "decode_common_rules", "decode_object", "keep_last_valid", "read_key"]
+__all__ = ["KINDS", "decode_common_rules", "decode_object", "keep_last_valid", "meant_key", "read_key"]
 
 KINDS = frozenset({"Namespace", "Pod", "NetworkAttachmentDefinition", "MultiNetworkPolicy"})
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 _GROUP = "k8s.cni.cncf.io/"
+# What people write and mean one of KINDS; the first is another API's.
+_NEAR_KINDS = {"networkpolicy": "MultiNetworkPolicy"} | {kind.lower(): kind for kind in KINDS}
 _POLICY_VERSIONS = (f"{_GROUP}v1beta1", f"{_GROUP}v1beta2")
 
 
@@ -54,6 +59,34 @@ def read_key(raw: Mapping[str, Any]) -> ObjectKey | None:
     if not is_namespace(namespace):
         raise DecodeError("metadata.namespace", f"{shown(namespace)} is no legal namespace")
     return ObjectKey(kind, namespace, name)
+
+
+def meant_key(raw: Mapping[str, Any]) -> tuple[ObjectKey, str] | None:
+    """(which object, what is wrong) of one whose kind is misspelt, or another API's policy; None: neither.
+
+    raw: what `read_key` gave None for. "PodGroup" of somebody else's API must not pass for a misspelt Pod;
+    in our own group there are no others.
+    """
+    kind, version = raw.get("kind"), raw.get("apiVersion")
+    version = version if isinstance(version, str) else ""
+    word = kind[:MAX_WORD].lower() if isinstance(kind, str) else ""
+    near = _near_kind(word, 0.6 if version.startswith(_GROUP) else 0.85)
+    if not near:
+        return None
+    try:
+        key = read_key({**raw, "kind": _NEAR_KINDS[near]})
+    except DecodeError:
+        return None
+    group = version.rpartition("/")[0]
+    foreign = near == "networkpolicy" and group not in ("", _GROUP[:-1])
+    other = f" of {shown(group)[1:-1]}, another API," if foreign else ""
+    return (key, f"{shown(kind)}{other} is not read; did you mean {key.kind}?") if key else None
+
+
+@lru_cache(maxsize=1000)  # a file has 10,000 objects of few kinds
+def _near_kind(word: str, cutoff: float) -> str:
+    close = get_close_matches(word, _NEAR_KINDS, 1, cutoff)
+    return close[0] if close else ""
 
 
 def decode_object(raw: dict[str, Any]) -> ClusterObject:

@@ -3,11 +3,12 @@
 In: text. Out: Block. Speed matters: a customer's policies hold 218,250 of them, most of them plain IPv4.
 """
 
+import re
 from collections.abc import Sequence
-from socket import AF_INET, AF_INET6, inet_pton
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any
 
-from daemon.decode.fields import Problems, Raw, expect_object, kind_of, report_unknown, shown
+from daemon.decode.fields import Problems, Raw, expect_known, expect_object, kind_of, shown
 from daemon.errors import DecodeError
 from daemon.intervals import minus
 from daemon.model import Block, Span
@@ -22,29 +23,62 @@ _HOST_MASK = {
 }
 _HOST_MASK_4 = _HOST_MASK[32]
 _HOST_MASK_6 = _HOST_MASK[128]
+_LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9xX]")
+_MAPPED = 0xFFFF  # the upper 96 bits of ::ffff:0:0/96
 
 
 def parse_cidr(text: str) -> tuple[int, Span]:
-    """(family, inclusive range) of a CIDR; host bits may be set (C6). ValueError when it is none (C8)."""
-    address, _, prefix = text.partition("/")
+    """(family, inclusive range) of a CIDR, or of an address alone; host bits may be set (C6).
+
+    Raises ValueError, which says why, when it is none, or IPv4-mapped (C8).
+    """
+    address, slash, prefix = text.partition("/")
     try:
         if ":" in address:
-            mask = _HOST_MASK_6[prefix]
+            mask = _HOST_MASK_6[prefix] if slash else 0
             last = int.from_bytes(inet_pton(AF_INET6, address), "big") | mask
-            return 6, (last - mask, last)
-        mask = _HOST_MASK_4[prefix]
-        last = int.from_bytes(inet_pton(AF_INET, address), "big") | mask
+        else:
+            mask = _HOST_MASK_4[prefix] if slash else 0
+            last = int.from_bytes(inet_pton(AF_INET, address), "big") | mask
+            return 4, (last - mask, last)
     except (KeyError, OSError, ValueError):
-        raise ValueError(f"{shown(text)} is no CIDR such as 10.0.0.0/8 or 2001:db8::/32") from None
-    return 4, (last - mask, last)
+        raise ValueError(_fault(text)) from None
+    if last >> 32 == _MAPPED and mask >> 32 == 0:
+        raise ValueError(_mapped(text, last, mask))
+    return 6, (last - mask, last)
+
+
+def _mapped(text: str, last: int, mask: int) -> str:
+    first = inet_ntop(AF_INET, (last - mask & 0xFFFFFFFF).to_bytes(4, "big"))
+    return f"{text} is IPv4-mapped, and no packet is: write {first}/{32 - mask.bit_length()}"
+
+
+def _fault(text: str) -> str:
+    """Why a text is no CIDR."""
+    address, slash, prefix = text.partition("/")
+    bits = 128 if ":" in address else 32
+    why = ""
+    if text != text.strip():
+        why = ": there is white space round it"
+    elif "%" in address:
+        why = ": leave out the zone after %"
+    elif bits == 32 and _LEADING_ZERO.search(address):
+        why = ": it has numbers with leading zeros, which are octal for some programs, or in hex"
+    elif "." in prefix:
+        why = ": in place of the mask write the prefix's length, as in /8"
+    elif slash and not prefix:
+        why = ": the prefix's length is missing"
+    elif prefix.isascii() and prefix.isdecimal() and prefix not in _HOST_MASK[bits]:
+        why = f": the prefix's length is at most {bits}"
+    return f"{shown(text)} is no CIDR such as 10.0.0.0/8 or 2001:db8::/32{why}"
 
 
 def plain_block(raw: Any) -> Block | None:
-    """An `ipBlock` of one good CIDR and nothing else, by far the most common; None: look closer."""
+    """An `ipBlock` of one good CIDR with its prefix and nothing else, by far the most common; None: look closer."""
     if type(raw) is not dict or len(raw) != 1:
         return None
     text = raw.get("cidr")
-    if type(text) is not str:
+    if type(text) is not str or "/" not in text:
         return None
     try:
         family, span = parse_cidr(text)
@@ -63,39 +97,50 @@ def decode_block(raw: object, field: str, problems: Problems) -> Block | None:
 
 
 def _decode_whole_block(raw: Raw, field: str, problems: Problems) -> Block:
-    report_unknown(raw, _BLOCK_FIELDS, field, problems)
-    text, family, outer = _read_cidr(raw.get("cidr"), f"{field}.cidr")
+    expect_known(raw, _BLOCK_FIELDS, field, problems)
+    text, family, outer = _read_cidr(raw.get("cidr"), f"{field}.cidr", problems)
     excepts = raw.get("except")
     if excepts is None or excepts == []:
         return Block(text, family, (outer,))
-    holes = _read_excepts(excepts, f"{field}.except")
-    _report_odd_excepts(holes, family, outer, f"{field}.except", problems)
+    holes = _read_excepts(excepts, f"{field}.except", problems)
     spans = minus([outer], [hole for _, hole_family, hole in holes if hole_family == family])
+    _report_odd_excepts(holes, family, outer, f"{field}.except", problems)
+    if not spans and not any(_covers(hole, outer) for _, hole_family, hole in holes if hole_family == family):
+        problems.add(f"{field}.except", "together they cover the whole block, which matches nothing")
     return Block(f"{text} except {', '.join(hole for hole, _, _ in holes)}", family, spans)
 
 
-def _read_cidr(value: object, field: str) -> tuple[str, int, Span]:
+def _read_cidr(value: object, field: str, problems: Problems) -> tuple[str, int, Span]:
     if not isinstance(value, str):
         raise DecodeError(field, f"expected a CIDR, not {kind_of(value)}")
     try:
-        return (value, *parse_cidr(value))
+        family, span = parse_cidr(value)
     except ValueError as error:
         raise DecodeError(field, str(error)) from None
+    if "/" in value:
+        return value, family, span
+    text = f"{value}/{32 if family == 4 else 128}"
+    problems.hint(field, f"{value} is one address, and read as {text}")
+    return text, family, span
 
 
-def _read_excepts(value: Any, field: str) -> list[tuple[str, int, Span]]:
+def _read_excepts(value: Any, field: str, problems: Problems) -> list[tuple[str, int, Span]]:
     if not isinstance(value, list):
         raise DecodeError(field, f"expected a list of CIDRs, not {kind_of(value)}")
     if len(value) > MAX_EXCEPT:
         raise DecodeError(field, f"{len(value)} blocks; at most {MAX_EXCEPT} are read")
-    return [_read_cidr(item, f"{field}[{index}]") for index, item in enumerate(value)]
+    return [_read_cidr(item, f"{field}[{index}]", problems) for index, item in enumerate(value)]
 
 
 def _report_odd_excepts(
     holes: Sequence[tuple[str, int, Span]], family: int, outer: Span, field: str, problems: Problems
 ) -> None:
-    for index, (text, hole_family, (first, last)) in enumerate(holes):
-        if hole_family != family or last < outer[0] or first > outer[1]:
+    for index, (text, hole_family, hole) in enumerate(holes):
+        if hole_family != family or hole[1] < outer[0] or hole[0] > outer[1]:
             problems.add(f"{field}[{index}]", f"{text} lies outside the block and takes nothing from it")
-        elif first <= outer[0] and last >= outer[1]:
+        elif _covers(hole, outer):
             problems.add(f"{field}[{index}]", f"{text} covers the whole block, which matches nothing")
+
+
+def _covers(hole: Span, outer: Span) -> bool:
+    return hole[0] <= outer[0] and hole[1] >= outer[1]

@@ -4,7 +4,8 @@ In: parts of a raw object. Out: checked values, or DecodeError with the field's 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from daemon.errors import DecodeError
@@ -21,6 +22,8 @@ CONFIG_HASH = "kubernetes.io/config.hash"
 # The API server allows 256 KiB for all annotations of an object together.
 MAX_TEXT = 256 * 1024
 MAX_PROBLEMS = 100
+# Of a misspelt word, that is compared with the known ones: no known one is longer.
+MAX_WORD = 40
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
@@ -34,20 +37,36 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[Problem] = []
+        self._hints: set[Problem] = set()
         self._more = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether more are counted only: their words need not be made."""
+        return len(self._found) >= MAX_PROBLEMS
 
     def add(self, field: str, message: str) -> None:
         """Report something at a field's path."""
-        if len(self._found) < MAX_PROBLEMS:
-            self._found.append(Problem(field, message))
-        else:
+        if self.full:
             self._more += 1
+        else:
+            self._found.append(Problem(field, message))
+
+    def hint(self, field: str, message: str) -> None:
+        """Report what counts as its author meant it, and could be written better."""
+        if not self.full:
+            self._hints.add(Problem(field, message))
+        self.add(field, message)
 
     def found(self) -> tuple[Problem, ...]:
         """All of them, in order; surplus ones as one line."""
         if not self._more:
             return tuple(self._found)
         return (*self._found, Problem("", f"{self._more} more problems"))
+
+    def faults(self) -> tuple[Problem, ...]:
+        """All but hints."""
+        return tuple(problem for problem in self.found() if problem not in self._hints)
 
 
 def shown(value: object) -> str:
@@ -133,11 +152,37 @@ def read_annotation(metadata: Raw, key: str) -> str:
     return text
 
 
-def report_unknown(raw: Raw, known: frozenset[str], field: str, problems: Problems) -> None:
-    """Report keys that mean nothing here: they are most likely misspelt."""
+def meant(word: str, known: Iterable[str]) -> str:
+    """What a misspelt word was meant to be, else what there is. Case does not count; long ones are cut."""
+    folded = {each.lower(): each for each in known}
+    close = get_close_matches(word[:MAX_WORD].lower(), folded, 1)
+    return f"did you mean {folded[close[0]]}?" if close else f"known are {', '.join(folded.values())}"
+
+
+def find_unknown(raw: Raw, known: frozenset[str], field: str, problems: Problems) -> Problem | None:
+    """The first key that means nothing here, and what it was meant to be; None: all are known (C8).
+
+    problems: once they are full no hint is looked for, since untrusted objects may have 100,000 such keys.
+    """
     if raw.keys() <= known:
-        return
-    for key in list(raw)[:MAX_PROBLEMS]:
-        if key not in known:
-            name = key if isinstance(key, str) and len(key) <= 80 else shown(key)
-            problems.add(f"{field}.{name}", f"unknown field, ignored; known are {', '.join(sorted(known))}")
+        return None
+    strange = [key for key in raw if key not in known]
+    name = strange[0] if len(strange[0]) <= 80 and strange[0].isprintable() else shown(strange[0])
+    hint = "" if problems.full else f" ({meant(strange[0], sorted(known))})"
+    more = f", and {len(strange) - 1} more" if len(strange) > 1 else ""
+    return Problem(f"{field}.{name}" if field else name, f"unknown key{hint}{more}")
+
+
+def expect_known(raw: Raw, known: frozenset[str], field: str, problems: Problems) -> None:
+    """Raise DecodeError for a key that means nothing here: what would it have narrowed? (C8)"""
+    found = find_unknown(raw, known, field, problems)
+    if found is not None:
+        raise DecodeError(found.field, found.message)
+
+
+def report_unknown(raw: Raw, known: frozenset[str], field: str, problems: Problems, outcome: str) -> bool:
+    """Whether there are keys that mean nothing here; reported, with what follows from it."""
+    found = find_unknown(raw, known, field, problems)
+    if found is not None:
+        problems.add(found.field, f"{found.message}: {outcome}")
+    return found is not None

@@ -9,7 +9,16 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from daemon.decode.fields import MAX_TEXT, Problems, Raw, expect_object, expect_string, kind_of, shown
+from daemon.decode.fields import (
+    MAX_TEXT,
+    Problems,
+    Raw,
+    expect_object,
+    expect_string,
+    kind_of,
+    report_unknown,
+    shown,
+)
 from daemon.model import NetAttachDef, Network
 from daemon.spelling import did_you_mean
 
@@ -28,6 +37,7 @@ def decode_net_attach_def(namespace: str, name: str, raw: Raw) -> NetAttachDef:
     """A net-attach-def, any version of its group. Raises DecodeError for a spec or config of a wrong type."""
     problems = Problems()
     spec = expect_object(raw.get("spec"), "spec")
+    report_unknown(spec, frozenset({"config"}), "spec", problems, "ignored")
     text = expect_string(spec.get("config"), "spec.config")
     config = _read_config(text, problems)
     own_name = config.get("name")

@@ -14,15 +14,17 @@ from daemon.decode.fields import (
     PROTOCOLS,
     Problems,
     Raw,
+    expect_known,
     expect_object,
     is_name,
     is_namespace,
     kind_of,
+    meant,
     read_annotation,
     report_unknown,
     shown,
 )
-from daemon.decode.selectors import EVERYTHING, decode_selector, only_unknown
+from daemon.decode.selectors import EVERYTHING, decode_selector, without_unknown
 from daemon.errors import DecodeError
 from daemon.model import (
     CommonRules,
@@ -46,6 +48,7 @@ MAX_NETWORKS = 1000
 NOTHING = "matches nothing"
 PEERS_FIELD = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 
+_TOP_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _SPEC_FIELDS = frozenset({"podSelector", "policyTypes", "ingress", "egress"})
 _PEER_FIELDS = frozenset({"podSelector", "namespaceSelector", "ipBlock"})
 _PORT_FIELDS = frozenset({"protocol", "port", "endPort"})
@@ -57,32 +60,42 @@ def decode_policy(namespace: str, name: str, raw: Raw) -> Policy:
     """A policy; problems stand in it. Raises DecodeError only for a spec or annotation of a wrong type."""
     problems = Problems()
     spec = expect_object(raw.get("spec"), "spec")
-    report_unknown(spec, _SPEC_FIELDS, "spec", problems)
+    # Neither `or`: both are to be reported.
+    strange = [
+        report_unknown(raw, _TOP_FIELDS, "", problems, "ignored"),
+        report_unknown(spec, _SPEC_FIELDS, "spec", problems, "ignored"),
+    ]
     networks = _read_networks(expect_object(raw.get("metadata"), "metadata"), namespace, problems)
-    selector = _read_subject(spec.get("podSelector"), problems)
-    isolated = _read_directions(spec, problems)
+    selector, understood = _read_subject(spec.get("podSelector"), problems)
+    isolated = _read_directions(spec, problems, doubtful=any(strange))
     rules = {
         direction: _Rules(direction, f"spec.{direction}", problems).decode(spec.get(direction))
         for direction in Direction
         if direction in isolated
     }
+    if not understood:
+        # It may select more pods than were meant. Those are isolated; nothing is allowed to them (C8).
+        rules = dict.fromkeys(rules, ())
     ingress, egress = rules.get(Direction.INGRESS), rules.get(Direction.EGRESS)
     return Policy(namespace, name, networks, selector, ingress, egress, problems.found())
 
 
 def decode_common_rules(raw: object, field: str) -> tuple[CommonRules, tuple[Problem, ...]]:
-    """`commonRules` of the configuration (E6): only `ipBlock` peers; protocol also ICMP, ICMPv6, a number."""
+    """`commonRules` of the configuration (E6): only `ipBlock` peers; protocol also ICMP, ICMPv6, a number.
+
+    The problems are faults only: a hint keeps no daemon from starting.
+    """
     problems = Problems()
     try:
         rules = expect_object(raw, field)
     except DecodeError as error:
         return CommonRules(), (Problem(error.field, error.message),)
-    report_unknown(rules, frozenset({"ingress", "egress"}), field, problems)
+    report_unknown(rules, frozenset({"ingress", "egress"}), field, problems, "ignored")
     ingress, egress = (
         _Rules(direction, f"{field}.{direction}", problems, common=True).decode(rules.get(direction))
         for direction in (Direction.INGRESS, Direction.EGRESS)
     )
-    return CommonRules(ingress, egress), problems.found()
+    return CommonRules(ingress, egress), problems.faults()
 
 
 def keep_last_valid(new: Policy, old: Policy | None) -> Policy:
@@ -124,41 +137,49 @@ def _read_network(item: str, namespace: str) -> Network | None:
     return "/".join(parts)
 
 
-def _read_subject(raw: object, problems: Problems) -> Selector | None:
+def _read_subject(raw: object, problems: Problems) -> tuple[Selector | None, bool]:
+    """(which pods, whether all of the selector is understood); None: malformed (A4)."""
     if raw is None:
-        return EVERYTHING
+        return EVERYTHING, True
+    outcome = "ignored, so that it may select more than was meant; all that is selected is isolated"
+    known, strange = without_unknown(raw, "spec.podSelector", problems, f"{outcome}, no rule counts")
     try:
-        return decode_selector(raw, "spec.podSelector", problems)
+        return decode_selector(known, "spec.podSelector", problems), not strange
     except DecodeError as error:
         problems.add(error.field, f"{error.message}: this policy governs nothing")
-        return None
+        return None, True
 
 
-def _read_directions(spec: Raw, problems: Problems) -> set[Direction]:
-    """Which directions are isolated (B1)."""
+def _read_directions(spec: Raw, problems: Problems, *, doubtful: bool) -> set[Direction]:
+    """Which directions are isolated (B1). doubtful: a key is unknown, which may have been meant to say it."""
     types = spec.get("policyTypes")
     if types is not None and not isinstance(types, list):
         problems.add("spec.policyTypes", f"expected a list, not {kind_of(types)}; ignored")
-        types = None
+        types, doubtful = None, True
     found = set()
     for index, item in enumerate(types or ()):
         direction = _TYPES.get(item) if isinstance(item, str) else None
         if direction is None:
+            hint = f"; {meant(item, _TYPES)}" if isinstance(item, str) and not problems.full else ""
             problems.add(
-                f"spec.policyTypes[{index}]", f"{shown(item)} is neither Ingress nor Egress; ignored"
+                f"spec.policyTypes[{index}]", f"{shown(item)} is neither Ingress nor Egress{hint}: ignored"
             )
         else:
             found.add(direction)
     if found:
         return found
+    if types or doubtful:
+        problems.add("spec.policyTypes", "no direction is named that is known: both are isolated")
+        return set(Direction)
     # A non-empty egress of a wrong type isolates too: its author meant to restrict.
-    return {Direction.INGRESS, Direction.EGRESS} if spec.get("egress") else {Direction.INGRESS}
+    return set(Direction) if spec.get("egress") else {Direction.INGRESS}
 
 
 class _Rules:
     """The rules of one direction. common: the operator's, which know more protocols and fewer peers."""
 
     def __init__(self, direction: Direction, field: str, problems: Problems, *, common: bool = False) -> None:
+        self._direction = direction
         self._peers_field = PEERS_FIELD[direction]
         self._known = frozenset({self._peers_field, "ports"})
         self._field = field
@@ -187,9 +208,19 @@ class _Rules:
         if not isinstance(raw, dict):
             self._problems.add(field, f"expected a rule, not {kind_of(raw)}: {NOTHING}")
             return None
-        report_unknown(raw, self._known, field, self._problems)
+        if self._has_unknown(raw, field):
+            return None
         peers = self._decode_peers(raw.get(self._peers_field), f"{field}.{self._peers_field}")
         return Rule(peers, self._decode_ports(raw.get("ports"), f"{field}.ports"))
+
+    def _has_unknown(self, rule: Raw, field: str) -> bool:
+        """Whether a rule has keys that may have narrowed it (C8); reported."""
+        other = "to" if self._peers_field == "from" else "from"
+        if other in rule:
+            right = f"{self._direction} rules have {self._peers_field}"
+            self._problems.add(f"{field}.{other}", f"{right}, not {other}: this rule {NOTHING}")
+            return True
+        return report_unknown(rule, self._known, field, self._problems, f"this rule {NOTHING}")
 
     def _decode_peers(self, raw: object, field: str) -> tuple[Peer, ...] | None:
         """None: absent or empty, anyone (C1). Empty: all malformed, nobody."""
@@ -211,7 +242,8 @@ class _Rules:
             return None
         if len(raw) == 1 and raw.get("ipBlock") is not None:
             return decode_block(raw["ipBlock"], f"{field}.ipBlock", self._problems)
-        report_unknown(raw, _PEER_FIELDS, field, self._problems)
+        if report_unknown(raw, _PEER_FIELDS, field, self._problems, f"this peer {NOTHING}"):
+            return None
         block, pods, spaces = raw.get("ipBlock"), raw.get("podSelector"), raw.get("namespaceSelector")
         if block is not None:
             if pods is not None or spaces is not None:
@@ -236,9 +268,6 @@ class _Rules:
             return None
 
     def _selector(self, raw: object, field: str) -> Selector:
-        if only_unknown(raw):
-            # `{"matchLabel": …}` would select all pods if the misspelt key were just ignored.
-            raise DecodeError(field, "has neither matchLabels nor matchExpressions, nor is it {}")
         return decode_selector(raw, field, self._problems)
 
     def _decode_ports(self, raw: object, field: str) -> tuple[Port, ...] | None:
@@ -257,9 +286,7 @@ class _Rules:
     def _decode_port(self, raw: object, field: str) -> Port:
         if not isinstance(raw, dict):
             raise DecodeError(field, f"expected a port, not {kind_of(raw)}")
-        report_unknown(raw, _PORT_FIELDS, field, self._problems)
-        if raw and _PORT_FIELDS.isdisjoint(raw):
-            raise DecodeError(field, "has none of protocol, port, endPort")
+        expect_known(raw, _PORT_FIELDS, field, self._problems)
         protocol = self._read_protocol(raw.get("protocol"), f"{field}.protocol")
         port, end = raw.get("port"), raw.get("endPort")
         if protocol not in PROTOCOLS.values() and not (port is None and end is None):

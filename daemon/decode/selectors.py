@@ -6,7 +6,16 @@ In: a raw LabelSelector. Out: Selector, or DecodeError with the path of the firs
 import re
 from typing import Any
 
-from daemon.decode.fields import Problems, Raw, expect_object, is_name, kind_of, report_unknown, shown
+from daemon.decode.fields import (
+    Problems,
+    Raw,
+    expect_known,
+    expect_object,
+    is_name,
+    kind_of,
+    report_unknown,
+    shown,
+)
 from daemon.errors import DecodeError
 from daemon.model import Operator, Requirement, Selector
 
@@ -21,15 +30,15 @@ _WORD = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 def decode_selector(raw: object, field: str, problems: Problems) -> Selector:
-    """A LabelSelector. Raises DecodeError when any part is malformed: a selector means all of its parts.
+    """A LabelSelector. Raises DecodeError when any part is malformed or unknown: it means all of its parts.
 
-    Unknown keys are reported and ignored; what that widens is for the caller to judge (`only_unknown`).
+    problems: nothing is added to them here.
     """
     if raw == {}:
         return EVERYTHING
     if not isinstance(raw, dict):
         raise DecodeError(field, f"expected a label selector, not {kind_of(raw)}")
-    report_unknown(raw, _FIELDS, field, problems)
+    expect_known(raw, _FIELDS, field, problems)
     found = _read_labels(raw.get("matchLabels"), f"{field}.matchLabels")
     found += _read_expressions(raw.get("matchExpressions"), f"{field}.matchExpressions", problems)
     if len(found) > MAX_REQUIREMENTS:
@@ -37,9 +46,27 @@ def decode_selector(raw: object, field: str, problems: Problems) -> Selector:
     return Selector(tuple(sorted(set(found))))
 
 
-def only_unknown(raw: object) -> bool:
-    """Whether a selector has keys but not one that is known: a misspelt one, not `{}`."""
-    return isinstance(raw, dict) and bool(raw) and _FIELDS.isdisjoint(raw)
+def without_unknown(raw: object, field: str, problems: Problems, outcome: str) -> tuple[Any, bool]:
+    """(a selector without its unknown parts, whether there were any); reported with the outcome.
+
+    All parts of a selector have to hold, so that what is left selects all that was meant, and maybe more.
+    """
+    if not isinstance(raw, dict):
+        return raw, False
+    strange = report_unknown(raw, _FIELDS, field, problems, outcome)
+    known = {key: value for key, value in raw.items() if key in _FIELDS}
+    expressions = known.get("matchExpressions")
+    if isinstance(expressions, list):
+        at = f"{field}.matchExpressions"
+        kept = [
+            item
+            for index, item in enumerate(expressions)
+            if not isinstance(item, dict)
+            or not report_unknown(item, _EXPRESSION_FIELDS, f"{at}[{index}]", problems, outcome)
+        ]
+        strange = strange or len(kept) < len(expressions)
+        known["matchExpressions"] = kept
+    return known, strange
 
 
 def _read_labels(raw: object, field: str) -> list[Requirement]:
@@ -60,7 +87,7 @@ def _read_expressions(raw: object, field: str, problems: Problems) -> list[Requi
 def _read_expression(item: object, field: str, problems: Problems) -> Requirement:
     if not isinstance(item, dict):
         raise DecodeError(field, f"expected an object, not {kind_of(item)}")
-    report_unknown(item, _EXPRESSION_FIELDS, field, problems)
+    expect_known(item, _EXPRESSION_FIELDS, field, problems)
     key = _label_key(item.get("key"), f"{field}.key")
     operator = _read_operator(item, field)
     return Requirement(key, operator, _read_values(item, operator, f"{field}.values"))

@@ -120,6 +120,11 @@ NETWORKS = (
     ),
 )
 
+
+def _halved(plan: Plan) -> Object:
+    return block(plan.net(8, 8), plan.net(8, 4), plan.net(12, 4))
+
+
 BLOCKS = (
     _from("one host", "C6", lambda plan: [block(plan.host(11))], "a", "b x y"),
     _from("everyone", "C6", lambda plan: [block(plan.all)], "a b x y", ""),
@@ -157,6 +162,9 @@ BLOCKS = (
         "a",
         "",
     ),
+    _from("excepts cover all together", "C8", lambda plan: [_halved(plan)], "", "a b x y"),
+    _from("one address", "C6", lambda plan: [block(plan.address(11))], "a", "b x y"),
+    _from("everyone but one address", "C6", lambda plan: [block(plan.all, plan.address(12))], "a x y", "b"),
     _from("block of the other family", "C9", lambda plan: [block(plan.other.all)], "", "a b x y"),
     _from("block or pod", "C2, C6", lambda plan: [block(plan.host(21)), pods("b")], "b x", "a y"),
     _from("block beside a selector", "C7", lambda plan: [block(plan.host(21)) | pods("a")], "x", "a b y"),
@@ -215,4 +223,60 @@ MALFORMED = (
     ),
 )
 
-CASES: tuple[Case, ...] = (*SELECTORS, *NETWORKS, *BLOCKS, *MANY, *MALFORMED)
+MAPPED = "::ffff:0:0/97"
+NAMED_A: Object = {"key": "pod", "operator": "In", "values": ["a"]}
+STRANGE = (
+    _from(
+        "misspelt except",
+        "C8",
+        lambda plan: [{"ipBlock": {"cidr": plan.all, "excepts": [plan.host(12)]}}],
+        "",
+        NOBODY,
+    ),
+    _from(
+        "misspelt except beside a good one",
+        "C8",
+        lambda plan: [{"ipBlock": {**block(plan.all, plan.host(12))["ipBlock"], "exept": []}}],
+        "",
+        NOBODY,
+    ),
+    _from(
+        "misspelt podSelector beside namespaces",
+        "C8",
+        lambda _: [{"namespaceSelector": {}, "podSelctor": label("a")}],
+        "",
+        NOBODY,
+    ),
+    _from(
+        "misspelt peer beside a good one",
+        "C8",
+        lambda plan: [{**block(plan.all), "podSelctor": label("a")}, pods("a")],
+        "a",
+        "b x y",
+    ),
+    _from(
+        "misspelt expressions beside labels",
+        "C8",
+        lambda _: [{"podSelector": {**label("a"), "matchExpresions": [NAMED_A]}}, pods("b")],
+        "b",
+        "a x y",
+    ),
+    _from(
+        "misspelt labels",
+        "C8",
+        lambda _: [{"namespaceSelector": {"matchLabel": {"team": "blue"}}}, pods("b")],
+        "b",
+        "a x y",
+    ),
+    _from(
+        "an unknown key in an expression",
+        "C8",
+        lambda _: [{"podSelector": {"matchExpressions": [{**NAMED_A, "value": "b"}]}}],
+        "",
+        NOBODY,
+    ),
+    _from("mapped except", "C8", lambda plan: [block(plan.all, MAPPED), pods("a")], "a", "b x y"),
+    _from("mapped block", "C8", lambda _: [block(MAPPED), pods("a")], "a", "b x y"),
+)
+
+CASES: tuple[Case, ...] = (*SELECTORS, *NETWORKS, *BLOCKS, *MANY, *MALFORMED, *STRANGE)

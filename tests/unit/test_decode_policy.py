@@ -70,9 +70,20 @@ DIRECTIONS: list[tuple[dict[str, Any], bool, bool, int]] = [
     ({"policyTypes": ["Egress"], "ingress": [{}]}, False, True, 0),
     ({"policyTypes": ["Ingress", "Egress"]}, True, True, 0),
     ({"policyTypes": ["ingress", "Egress"]}, False, True, 1),
-    ({"policyTypes": ["ingress", 5, None]}, True, False, 3),
-    ({"policyTypes": ["ingress"], "egress": [{}]}, True, True, 1),
-    ({"policyTypes": "Egress"}, True, False, 1),
+    # What can't be read may have said either direction.
+    ({"policyTypes": ["ingress", 5, None]}, True, True, 4),
+    ({"policyTypes": ["ingress"], "egress": [{}]}, True, True, 2),
+    ({"policyTypes": "Egress"}, True, True, 2),
+    ({"policyTypes": {}}, True, True, 2),
+    ({"policyType": ["Egress"]}, True, True, 2),
+    ({"PolicyTypes": ["Egress"]}, True, True, 2),
+    ({"policytypes": ["Ingress"]}, True, True, 2),
+    ({"egres": [{}]}, True, True, 2),
+    ({"Egress": []}, True, True, 2),
+    ({"ingres": [{}]}, True, True, 2),
+    ({"x": 1, "y": 2}, True, True, 2),
+    ({"policyTypes": ["Ingress"], "egres": [{}]}, True, False, 1),
+    ({"policyTypes": ["Egress"], "ingres": [{}]}, False, True, 1),
 ]
 
 
@@ -99,8 +110,12 @@ RULES: list[tuple[Any, tuple[Rule, ...], list[str]]] = [
     (["x", {}], (Rule(None, None),), ["spec.ingress[0]"]),
     ("x", (), ["spec.ingress"]),
     ({"from": []}, (), ["spec.ingress"]),
-    # In the API server, too, a field of that name is dropped.
-    ([{"to": [GOOD_PEER]}], (Rule(None, None),), ["spec.ingress[0].to"]),
+    ([{"to": [GOOD_PEER]}], (), ["spec.ingress[0].to"]),
+    ([{"from": [GOOD_PEER], "to": []}], (), ["spec.ingress[0].to"]),
+    ([{"froms": [GOOD_PEER], "ports": [{"port": 80}]}], (), ["spec.ingress[0].froms"]),
+    ([{"form": [GOOD_PEER]}, {}], (Rule(None, None),), ["spec.ingress[0].form"]),
+    ([{"from": [], "port": None}], (), ["spec.ingress[0].port"]),
+    ([{"From": [GOOD_PEER]}], (), ["spec.ingress[0].From"]),
     ([{"from": "x"}], (Rule((), None),), ["spec.ingress[0].from"]),
     ([{"from": {}}], (Rule((), None),), ["spec.ingress[0].from"]),
     ([{"from": [None]}], (Rule((), None),), ["spec.ingress[0].from[0]"]),
@@ -114,6 +129,51 @@ def test_rules(ingress: Any, rules: tuple[Rule, ...], problems: list[str]) -> No
     found = policy({"ingress": ingress})
     assert found.ingress == rules
     assert fields(found) == problems
+
+
+@pytest.mark.parametrize(
+    ("beside", "isolated"),
+    [
+        ({"egress": []}, True),
+        ({"Spec": {}}, True),
+        ({"status": {}}, False),
+        # A direction is named: nothing else can be meant.
+        ({"policyTypes": ["Egress"], "spec": {"policyTypes": ["Ingress"]}}, False),
+    ],
+)
+def test_keys_beside_the_spec(beside: dict[str, Any], isolated: bool) -> None:
+    """An indentation too few takes a direction out of the spec."""
+    metadata = {"name": "p", "annotations": {POLICY_FOR: "net1"}}
+    raw = {"apiVersion": "k8s.cni.cncf.io/v1beta1", "kind": "MultiNetworkPolicy", "metadata": metadata}
+    found = decode_object({**raw, **beside})
+    assert isinstance(found, Policy)
+    assert found.ingress == ()
+    assert found.egress == (() if isolated else None)
+    assert [field for field in fields(found) if field != "spec.policyTypes"] == [
+        key for key in beside if key not in ("status", "spec")
+    ]
+
+
+MEANT = [
+    ({"egres": []}, "spec.egres: unknown key (did you mean egress?): ignored"),
+    ({"PolicyTypes": []}, "did you mean policyTypes?"),
+    ({"interfaces": []}, "known are egress, ingress, podSelector, policyTypes"),
+    ({"policyTypes": ["ingress"]}, "did you mean Ingress?"),
+    ({"ingress": [{"form": []}]}, "did you mean from?"),
+    ({"ingress": [{"to": []}]}, "spec.ingress[0].to: ingress rules have from, not to: this rule"),
+    ({"egress": [{"from": []}]}, "spec.egress[0].from: egress rules have to, not from: this rule"),
+    ({"ingress": [{"ports": [{"prot": 80}]}]}, "did you mean port?"),
+    ({"ingress": [{"from": [{"podSelctor": {}}]}]}, "did you mean podSelector?): this peer matches nothing"),
+    ({"ingress": [{"from": [{"ipBlock": {"cidr": "::/0", "excepts": []}}]}]}, "did you mean except?"),
+    ({"ingress": [{"from": [{"podSelector": {"matchExpresions": []}}]}]}, "did you mean matchExpressions?"),
+    ({"podSelector": {"matchLabel": {}}}, "did you mean matchLabels?"),
+    ({"ingress": [{"\n": 1}]}, "spec.ingress[0].'\\n': unknown key (known are from, ports)"),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), MEANT)
+def test_what_was_meant_is_told(spec: dict[str, Any], message: str) -> None:
+    assert message in "\n".join(f"{problem.field}: {problem.message}" for problem in policy(spec).problems)
 
 
 # --- selectors (A4) --------------------------------------------------------------------------------------
@@ -197,6 +257,39 @@ def test_a_peer_with_a_malformed_selector_matches_nothing(key: str, raw: Any, fi
     found = policy({"ingress": [{"from": [{key: raw}, GOOD_PEER]}]})
     assert found.ingress == (Rule((PodPeer(None, ALL),), None),)
     assert fields(found) == [f"spec.ingress[0].from[0].{key}{field}"]
+
+
+HALF_UNDERSTOOD: list[tuple[Any, Selector, list[str]]] = [
+    ({"matchLabel": {"a": "1"}}, ALL, [".matchLabel"]),
+    ({"matchLabels": {"a": "1"}, "matchExpresions": []}, selector(A_IS_1), [".matchExpresions"]),
+    (
+        {"matchExpressions": [{"key": "b", "operator": "Exists", "in": 1}], "matchLabels": {"a": "1"}},
+        selector(A_IS_1),
+        [".matchExpressions[0].in"],
+    ),
+    ({"x": 1, "matchExpressions": [{"y": 1}]}, ALL, [".x", ".matchExpressions[0].y"]),
+]
+
+
+@pytest.mark.parametrize(("raw", "wanted", "problems"), HALF_UNDERSTOOD)
+def test_a_half_understood_pod_selector_isolates_and_allows_nothing(
+    raw: Any, wanted: Selector, problems: list[str]
+) -> None:
+    """It selects what was meant, and maybe more: to isolate too much is safe, to allow too much is not."""
+    spec = {"podSelector": raw, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}]}
+    found = policy(spec)
+    assert (found.pod_selector, found.ingress, found.egress) == (wanted, (), ())
+    assert fields(found) == [f"spec.podSelector{field}" for field in problems]
+    assert policy({**spec, "policyTypes": ["Egress"]}).ingress is None
+    peer = policy({"ingress": [{"from": [{"podSelector": raw}, GOOD_PEER]}]})
+    assert peer.ingress == (Rule((PodPeer(None, ALL),), None),)
+    assert len(peer.problems) == 1
+
+
+def test_a_malformed_and_half_understood_pod_selector_governs_nothing() -> None:
+    found = policy({"podSelector": {"matchLabels": {"a": 1}, "x": 1}, "ingress": [{}]})
+    assert found.pod_selector is None
+    assert fields(found) == ["spec.podSelector.x", "spec.podSelector.matchLabels[a]"]
 
 
 def test_the_last_valid_version_counts() -> None:

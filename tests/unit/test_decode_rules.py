@@ -3,6 +3,7 @@
 proves: C1, C2, C3, C6, C7, C8, C9, D1, D2, D3, E6
 """
 
+import difflib
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.decode import decode_common_rules
+from daemon.decode import fields as fields_module
 from daemon.decode.blocks import parse_cidr
 from daemon.model import (
     Block,
@@ -29,6 +31,7 @@ def block(text: str, *spans: Span, family: int = 4) -> Block:
 
 
 TEN = (10 << 24, (11 << 24) - 1)
+TEN_1_2_3 = (10 << 24) + (1 << 16) + (2 << 8) + 3
 PEERS: list[tuple[Any, tuple[Any, ...], list[str]]] = [
     ({"podSelector": {}}, (PodPeer(None, ALL),), []),
     ({"namespaceSelector": {}}, (PodPeer(ALL, ALL),), []),
@@ -40,9 +43,21 @@ PEERS: list[tuple[Any, tuple[Any, ...], list[str]]] = [
     ),
     ({}, (), [""]),
     ({"podSelector": None}, (), [""]),
-    ({"podSelectr": {}}, (), [".podSelectr", ""]),
-    ({"podSelector": {"matchLabel": {"a": "1"}}}, (), [".podSelector"]),
-    ({"podSelector": {"matchLabels": {}, "x": 1}}, (PodPeer(None, ALL),), [".podSelector.x"]),
+    ({"podSelectr": {}}, (), [".podSelectr"]),
+    ({"namespaceSelector": {}, "podSelctor": {"matchLabels": {"a": "1"}}}, (), [".podSelctor"]),
+    ({"ipBlock": {"cidr": "10.0.0.0/8"}, "Except": []}, (), [".Except"]),
+    ({"podSelector": {"matchLabel": {"a": "1"}}}, (), [".podSelector.matchLabel"]),
+    ({"podSelector": {"matchLabels": {}, "x": 1}}, (), [".podSelector.x"]),
+    (
+        {"namespaceSelector": {"matchLabels": {}, "matchExpresions": []}},
+        (),
+        [".namespaceSelector.matchExpresions"],
+    ),
+    (
+        {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "valus": ["b"]}]}},
+        (),
+        [".podSelector.matchExpressions[0].valus"],
+    ),
     ({"ipBlock": {"cidr": "10.0.0.0/8"}}, (block("10.0.0.0/8", TEN),), []),
     ({"ipBlock": {"cidr": "10.1.2.3/8"}}, (block("10.1.2.3/8", TEN),), []),
     ({"ipBlock": {"cidr": "0.0.0.0/0"}}, (block("0.0.0.0/0", (0, 2**32 - 1)),), []),
@@ -56,8 +71,33 @@ PEERS: list[tuple[Any, tuple[Any, ...], list[str]]] = [
     ({"ipBlock": "10.0.0.0/8"}, (), [".ipBlock"]),
     (
         {"ipBlock": {"cidr": "10.0.0.0/8", "xcept": ["10.0.0.0/9"]}},
-        (block("10.0.0.0/8", TEN),),
+        (),
         [".ipBlock.xcept"],
+    ),
+    ({"ipBlock": {"cidr": "10.1.2.3"}}, (block("10.1.2.3/32", (TEN_1_2_3, TEN_1_2_3)),), [".ipBlock.cidr"]),
+    ({"ipBlock": {"cidr": "::1"}}, (block("::1/128", (1, 1), family=6),), [".ipBlock.cidr"]),
+    (
+        {"ipBlock": {"cidr": "10.1.2.2/31", "except": ["10.1.2.2"]}},
+        (block("10.1.2.2/31 except 10.1.2.2/32", (TEN_1_2_3, TEN_1_2_3)),),
+        [".ipBlock.except[0]"],
+    ),
+    ({"ipBlock": {"cidr": "::ffff:10.0.0.0/104"}}, (), [".ipBlock.cidr"]),
+    ({"ipBlock": {"cidr": "::ffff:10.1.2.3"}}, (), [".ipBlock.cidr"]),
+    ({"ipBlock": {"cidr": "0.0.0.0/0", "except": ["::FFFF:a00:0/104"]}}, (), [".ipBlock.except[0]"]),
+    (
+        {"ipBlock": {"cidr": "::/64", "except": ["::fffe:0:0/95"]}},
+        (block("::/64 except ::fffe:0:0/95", (0, 0xFFFE00000000 - 1), (1 << 48, 2**64 - 1), family=6),),
+        [],
+    ),
+    (
+        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/9", "10.128.0.0/9"]}},
+        (block("10.0.0.0/8 except 10.0.0.0/9, 10.128.0.0/9"),),
+        [".ipBlock.except"],
+    ),
+    (
+        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/9", "10.128.0.0/9", "10.0.0.0/8"]}},
+        (block("10.0.0.0/8 except 10.0.0.0/9, 10.128.0.0/9, 10.0.0.0/8"),),
+        [".ipBlock.except[2]"],
     ),
     ({"ipBlock": {"cidr": "10.0.0.0/8", "except": "10.0.0.0/9"}}, (), [".ipBlock.except"]),
     ({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/9", "x"]}}, (), [".ipBlock.except[1]"]),
@@ -94,38 +134,63 @@ def test_peers(direction: str, key: str, raw: Any, peers: tuple[Any, ...], probl
 
 
 NO_CIDRS = [
-    "",
-    "/",
-    "10.0.0.0",
-    "10.0.0.0/",
-    "10.0.0.0/33",
-    "10.0.0.0/-1",
-    "10.0.0.0/+8",
-    "10.0.0.0/8 ",
-    " 10.0.0.0/8",
-    "10.0.0.0/8/8",
-    "10.0.0/8",
-    "10.0.0.256/8",
-    "010.0.0.1/8",
-    "0x0a.0.0.1/8",
-    "10.0.0.0/255.0.0.0",
-    "10.0.0.0/٨",
-    "::/129",
-    "fe80::1%eth0/64",
-    "1:2:3/64",
-    "host/8",
-    "10.0.0.0\0/8",
-    "10.0.0.0/1000",
+    ("", ""),
+    ("/", "length is missing"),
+    ("10.0.0.0/", "length is missing"),
+    ("10.0.0.0/33", "at most 32"),
+    ("10.0.0.0/-1", ""),
+    ("10.0.0.0/+8", ""),
+    ("10.0.0.0/8 ", "white space"),
+    (" 10.0.0.0/8", "white space"),
+    ("10.0.0.1\n", "white space"),
+    ("10.0.0.0/8/8", ""),
+    ("10.0.0/8", ""),
+    ("10.0.0", ""),
+    ("10.0.0.256/8", ""),
+    ("010.0.0.1/8", "leading zeros"),
+    ("10.0.0.01", "leading zeros"),
+    ("0x0a.0.0.1/8", "hex"),
+    ("10.0.0.0/255.0.0.0", "in place of the mask"),
+    ("10.0.0.0/٨", ""),
+    ("::/129", "at most 128"),
+    ("fe80::1%eth0/64", "zone"),
+    ("fe80::1%eth0", "zone"),
+    ("[fe80::1]", ""),
+    ("10.0.0.1:80", ""),
+    ("1:2:3/64", ""),
+    ("host/8", ""),
+    ("10.0.0.0\0/8", ""),
+    ("10.0.0.0\0", ""),
+    ("10.0.0.0/1000", "at most 32"),
+    ("1" * 1_000_000, ""),
 ]
 
 
-@pytest.mark.parametrize("text", NO_CIDRS)
-def test_what_is_no_cidr_matches_nothing(text: str) -> None:
-    with pytest.raises(ValueError, match="is no CIDR"):
+@pytest.mark.parametrize(("text", "why"), NO_CIDRS, ids=lambda text: repr(text)[:20])
+def test_what_is_no_cidr_matches_nothing(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match="is no CIDR") as caught:
         parse_cidr(text)
+    assert why in str(caught.value)
+    assert bool(why) == (": " in str(caught.value).removeprefix(f"{text!r} "))
+    assert len(str(caught.value)) < 250
     found = policy({"ingress": [{"from": [{"ipBlock": {"cidr": text}}]}]})
     assert found.ingress == (Rule((), None),)
     assert fields(found) == ["spec.ingress[0].from[0].ipBlock.cidr"]
+    found = policy({"ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": [text]}}]}]})
+    assert found.ingress == (Rule((), None),)
+
+
+def test_what_is_mapped_is_told_what_to_write() -> None:
+    for text, better in (("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("0:0:0:0:0:FFFF:a01:203", "10.1.2.3/32")):
+        with pytest.raises(ValueError, match=f"IPv4-mapped, and no packet is: write {better}"):
+            parse_cidr(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "block"), [("10.1.2.3", "10.1.2.3/32"), ("2001:db8::7", "2001:db8::7/128"), ("::/032", "::/32")]
+)
+def test_what_reads_the_same(text: str, block: str) -> None:
+    assert parse_cidr(text) == parse_cidr(block)
 
 
 # --- ports (D1 to D3) ------------------------------------------------------------------------------------
@@ -166,6 +231,9 @@ PORTS: list[tuple[Any, Port | None, str]] = [
     ({"protocol": "ICMP"}, None, ".protocol"),
     ({"protocol": 6}, None, ".protocol"),
     ({"protocol": ["TCP"]}, None, ".protocol"),
+    ({"protocol": "TCP", "prot": 80}, None, ".prot"),
+    ({"port": 80, "endport": 90}, None, ".endport"),
+    ({"port": 80, "x": None}, None, ".x"),
     (80, None, ""),
 ]
 
@@ -181,7 +249,7 @@ def test_ports(raw: Any, port: Port | None, field: str) -> None:
 def test_a_port_of_unknown_fields_alone_matches_nothing() -> None:
     found = policy({"ingress": [{"ports": [{"prot": 80}]}]})
     assert found.ingress == (Rule(None, ()),)
-    assert fields(found) == ["spec.ingress[0].ports[0].prot", "spec.ingress[0].ports[0]"]
+    assert fields(found) == ["spec.ingress[0].ports[0].prot"]
 
 
 # --- bounds ----------------------------------------------------------------------------------------------
@@ -194,6 +262,30 @@ def test_too_many_items_match_nothing_and_problems_are_bounded() -> None:
     assert found.ingress == (Rule((), None),)
     assert len(found.problems) == 101
     assert found.problems[-1] == Problem("", "4900 more problems")
+
+
+STRANGE = [
+    {"ingress": [{"from": [{f"podSelectr{i}": {}} for i in range(50_000)]}]},
+    {"ingress": [{"from": [{"podSelector": {f"matchLabel{i}": {}}} for i in range(50_000)]}]},
+    {"ingress": [{"ports": [{f"prot{i}": 1} for i in range(10_000)]}]},
+    {"ingress": [{f"form{i}": 1} for i in range(10_000)]},
+    {f"egres{i}": 1 for i in range(100_000)},
+    {"podSelector": {"matchExpressions": [{f"ky{i}": 1} for i in range(50_000)]}},
+]
+
+
+@pytest.mark.parametrize("spec", STRANGE, ids=lambda spec: str(spec)[:40])
+def test_what_was_meant_is_looked_for_a_hundred_times_at_most(
+    spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = difflib.get_close_matches
+    monkeypatch.setattr(
+        fields_module, "get_close_matches", lambda *args: asked.append(args[0]) or real(*args)
+    )
+    assert 1 <= len(policy(spec).problems) <= 101
+    assert 1 <= len(asked) <= 100
+    assert max(map(len, asked)) <= fields_module.MAX_WORD
 
 
 def test_messages_are_bounded() -> None:
@@ -240,9 +332,20 @@ def test_common_rules() -> None:
     assert found.egress == (Rule((block("10.0.0.0/8", TEN),), (Port(112),)),)
 
 
+def test_a_hint_is_no_fault_of_common_rules() -> None:
+    found, problems = decode_common_rules({"ingress": [{"from": [{"ipBlock": {"cidr": "10.1.2.3"}}]}]}, "c")
+    assert problems == ()
+    assert found.ingress == (Rule((block("10.1.2.3/32", (TEN_1_2_3, TEN_1_2_3)),), None),)
+
+
 BAD_COMMON = [
     ([], "commonRules"),
     ({"inress": []}, "commonRules.inress"),
+    ({"ingress": [{"form": []}]}, "commonRules.ingress[0].form"),
+    (
+        {"ingress": [{"from": [{"ipBlock": {"cidr": "::ffff:10.0.0.0/104"}}]}]},
+        "commonRules.ingress[0].from[0].ipBlock.cidr",
+    ),
     ({"ingress": [{"from": [{"podSelector": {}}]}]}, "commonRules.ingress[0].from[0]"),
     ({"ingress": [{"ports": [{"protocol": "GRE"}]}]}, "commonRules.ingress[0].ports[0].protocol"),
     ({"ingress": [{"ports": [{"protocol": 256}]}]}, "commonRules.ingress[0].ports[0].protocol"),
