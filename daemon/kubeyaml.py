@@ -35,6 +35,8 @@ _WORDS: Final[dict[str, bool | None]] = {
 _NUMBER_STARTS = frozenset("+-.0123456789")
 _INTEGER = re.compile(r"[-+]?(?:0b[01]+|0x[0-9a-fA-F]+|0o?[0-7]+|0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+# Bounded, since it is shown.
+_TEMPLATE = re.compile(r"\{\{[^\n{}]{0,60}(?:\}\})?")
 _NOT_JSON = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
@@ -50,14 +52,40 @@ class YamlError(MultiNetworkPolicyError):
 def load_yaml(text: str) -> list[Any]:
     """All documents of a text, empty ones (None) too. Raises YamlError for the first thing wrong."""
     try:
+        return _load(text)
+    except YamlError as error:
+        found = find_template(text)
+        if found is None:
+            raise
+        line, shown = found
+        raise YamlError(line, f"{shown}: a template that is not rendered? ({error.message})") from None
+
+
+def find_template(text: str) -> tuple[int, str] | None:
+    """(line from 1, text) of the first braces of a template, as Helm has them; ask only about bad files."""
+    found = _TEMPLATE.search(text)
+    return (text.count("\n", 0, found.start()) + 1, found[0]) if found else None
+
+
+def _load(text: str) -> list[Any]:
+    try:
         return _Builder(text).build()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = ", ".join(part for part in (error.context, error.problem) if part)
+        if mark and _is_tab(text, mark.line, mark.column):
+            message = "a tab stands in the indentation: YAML takes spaces only"
         raise YamlError(mark.line + 1 if mark else 1, message) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise YamlError(line, f"the character #x{_code(error.character):04x} is not allowed") from None
+
+
+def _is_tab(text: str, line: int, column: int) -> bool:
+    """Whether a tab indents this line, or stands at this place."""
+    lines = text.splitlines()
+    found = lines[line] if line < len(lines) else ""
+    return "\t" in found[: len(found) - len(found.lstrip())] or found[column : column + 1] == "\t"
 
 
 def _code(character: int | str | bytes) -> int:

@@ -74,7 +74,7 @@ def _fault(text: str) -> str:
 
 
 def plain_block(raw: Any) -> Block | None:
-    """An `ipBlock` of one good CIDR with its prefix and nothing else, by far the most common; None: look closer."""
+    """An `ipBlock` of one good CIDR with its prefix, by far the most common; None: look closer."""
     if type(raw) is not dict or len(raw) != 1:
         return None
     text = raw.get("cidr")

@@ -182,7 +182,8 @@ def _settle(reading: Reading, old: _File, digest: bytes) -> _File:
             ignored[item.ignored] += 1
         elif key is None:
             unnamed.append(index)
-            problems.setdefault(reading.place(index), []).extend((item.problem,) if item.problem else ())
+            untold = item.problem if item.meant is None else None
+            problems.setdefault(reading.place(index), []).extend([untold] if untold else [])
         elif key in objects:
             message = f"{key} stands in this file twice: the first counts"
             problems.setdefault(reading.place(index), []).append(Problem("metadata.name", message))
@@ -190,20 +191,26 @@ def _settle(reading: Reading, old: _File, digest: bytes) -> _File:
             objects[key] = item.object
         else:
             _keep_last(key, item.problem, old, objects, problems.setdefault(reading.place(index), []))
-    positions = tuple(item.key for item in reading.items)
-    for index in unnamed if len(old.positions) == len(positions) else ():
+    positions = [item.key for item in reading.items]
+    taken = set(positions)
+    aligned = len(old.positions) == len(positions)
+    for index in unnamed:
+        item, told = reading.items[index], problems[reading.place(index)]
+        key = item.meant or (old.positions[index] if aligned else None)
         # Nobody else in the file bears the name that this item used to have: it is the same object, broken.
-        key = old.positions[index]
-        if key is not None and key not in objects and key not in positions:
-            _keep_last(key, None, old, objects, problems[reading.place(index)])
-            positions = (*positions[:index], key, *positions[index + 1 :])
+        if key is not None and key not in taken:
+            _keep_last(key, item.problem if item.meant else None, old, objects, told)
+            positions[index] = key
+            taken.add(key)
+        elif item.meant is not None and item.problem is not None:
+            told.append(Problem(item.problem.field, f"{item.meant}: {item.problem.message}"))
     for kind, count in sorted(ignored.items()):
         message = f"{count} of kind {kind}, which means nothing here: ignored"
         problems.setdefault("", []).append(Problem("kind", message))
     found = {place: tuple(problems[place]) for place in list(problems)[:MAX_PLACES]}
     if len(problems) > MAX_PLACES:
         found[" (more)"] = (Problem("", f"{len(problems) - MAX_PLACES} more places have problems"),)
-    return _File(digest, objects, positions, reading.memo, not reading.errors, found)
+    return _File(digest, objects, tuple(positions), reading.memo, not reading.errors, found)
 
 
 def _keep_last(

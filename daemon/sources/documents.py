@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from daemon.decode import KINDS, decode_object, read_key
+from daemon.decode import KINDS, decode_object, meant_key, read_key
 from daemon.decode.fields import kind_of, shown
 from daemon.errors import DecodeError
-from daemon.kubeyaml import YamlError, load_yaml
+from daemon.kubeyaml import YamlError, find_template, load_yaml
 from daemon.model import ClusterObject, ObjectKey, Problem
 from daemon.sources.listitems import MARKER, split_items
 
@@ -30,12 +30,16 @@ _GAP = re.compile(r"[ \t\r\n]*")
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One object of a file. object None: undecodable (`problem`), or a kind without meaning (`ignored`)."""
+    """One object of a file. object None: undecodable (`problem`), or a kind without meaning (`ignored`).
+
+    key None: it has no readable kind and name. meant: which object it is then, by its misspelt kind.
+    """
 
     key: ObjectKey | None = None
     object: ClusterObject | None = None
     problem: Problem | None = None
     ignored: str = ""
+    meant: ObjectKey | None = None
 
 
 Items: TypeAlias = tuple[Item, ...]
@@ -152,7 +156,7 @@ class _Reader:
             try:
                 _, end = decoder.raw_decode(text, start)
             except JSONDecodeError as error:
-                self._fail("", 0, _Syntax(error.lineno, f"no JSON: {error.msg}"))
+                self._fail("", 0, _no_json(text, error.lineno, error.msg))
                 return
             except RecursionError:
                 self._fail("", offset, _Syntax(1, "no JSON: nested too deep"))
@@ -272,6 +276,13 @@ def _json_syntax(document: bytes, error: Exception) -> _Syntax:
     message = (
         "nested too deep" if isinstance(error, RecursionError) else _JSON_OFFSET.sub("", str(error)).strip()
     )
+    return _no_json(document.decode(errors="replace"), line, message)
+
+
+def _no_json(text: str, line: int, message: str) -> _Syntax:
+    found = find_template(text)
+    if found is not None:
+        line, message = found[0], f"{found[1]}: a template that is not rendered? ({message})"
     return _Syntax(line, f"no JSON: {message}")
 
 
@@ -318,8 +329,16 @@ def _decode(raw: Any, default: tuple[str, str]) -> Item:
     key = None
     try:
         key = read_key(raw)
-        if key is None:
-            return Item(ignored=shown(raw["kind"])[1:-1])
-        return Item(key, decode_object(raw))
+        return Item(key, decode_object(raw)) if key is not None else _decode_strange(raw)
     except DecodeError as error:
-        return Item(key, problem=Problem(error.field, error.message))
+        hint = " (a template that is not rendered?)" if "{{" in error.message else ""
+        return Item(key, problem=Problem(error.field, error.message + hint))
+
+
+def _decode_strange(raw: dict[str, Any]) -> Item:
+    """One of a kind without meaning here, or of a misspelt one."""
+    found = meant_key(raw)
+    if found is None:
+        return Item(ignored=shown(raw["kind"])[1:-1])
+    key, message = found
+    return Item(problem=Problem("kind", message), meant=key)

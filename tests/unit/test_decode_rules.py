@@ -279,10 +279,12 @@ def test_what_was_meant_is_looked_for_a_hundred_times_at_most(
     spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    real = difflib.get_close_matches
-    monkeypatch.setattr(
-        fields_module, "get_close_matches", lambda *args: asked.append(args[0]) or real(*args)
-    )
+
+    def close(word: str, known: Any, count: int) -> list[str]:
+        asked.append(word)
+        return difflib.get_close_matches(word, known, count)
+
+    monkeypatch.setattr(fields_module, "get_close_matches", close)
     assert 1 <= len(policy(spec).problems) <= 101
     assert 1 <= len(asked) <= 100
     assert max(map(len, asked)) <= fields_module.MAX_WORD

@@ -88,7 +88,13 @@ BROKEN = [
     ("a: {b: 1, b: 2}", 1, "stands twice"),
     ("a: [1", 1, "expected"),
     ("a: b: c", 1, "not allowed"),
-    ("\n\n\ta: 1", 3, "cannot start"),
+    ("\n\n\ta: 1", 3, "a tab stands in the indentation"),
+    ("a:\n\tb: 1\nc: 2", 2, "a tab"),
+    ("a:\n  b: 1\n\tc: 2", 3, "a tab"),
+    ("a:\n  - b\n  \tc: d", 3, "a tab"),
+    ("a: |\n\ttext", 2, "a tab"),
+    ("a:\n-\tb: c", 2, "a tab"),
+    ("a:\r\n\tb: 1", 2, "a tab"),
     ("a: *x", 1, "alias"),
     ("a: &x [*x]", 1, "inside what it means"),
     ("a: !!python/object:os.system x", 1, "tag"),
@@ -115,6 +121,29 @@ def test_broken(text: str, line: int, message: str) -> None:
         load_yaml(text)
     assert caught.value.line == pytest.approx(line, abs=1)
     assert len(caught.value.message) < 300
+
+
+TEMPLATES = [
+    ("a: 1\nname: {{ .Values.name }}\n", 2, "{{ .Values.name }}"),
+    ("name: {{ .Values.name }}-b\n", 1, "{{ .Values.name }}"),
+    ("{{- if .Values.on }}\na: 1\n{{- end }}\n", 1, "{{- if .Values.on }}"),
+    ('a: 1\nb:\n{{ include "x" . | indent 2 }}\n', 3, '{{ include "x" . | indent 2 }}'),
+    ("a: 'fine {{ x }}'\nb: [", 1, "{{ x }}"),
+    ("a: {{" + "x" * 1_000_000, 1, "{{xxx"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "shown"), TEMPLATES, ids=lambda value: str(value)[:20])
+def test_a_template_is_told(text: str, line: int, shown: str) -> None:
+    with pytest.raises(YamlError, match="a template that is not rendered") as caught:
+        load_yaml(text)
+    assert caught.value.line == line
+    assert caught.value.message.startswith(shown)
+    assert len(caught.value.message) < 300
+
+
+def test_braces_in_good_yaml_are_nobodys_business() -> None:
+    assert load_yaml("a: '{{ x }}'\nb: {c: {}}") == [{"a": "{{ x }}", "b": {"c": {}}}]
 
 
 def test_a_billion_laughs() -> None:

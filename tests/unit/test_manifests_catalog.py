@@ -4,6 +4,7 @@ proves: A3, A4
 """
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -227,6 +228,62 @@ def test_kinds_without_meaning_are_told_once_a_file(files: Files) -> None:
             "kind: 3 of kind Service, which means nothing here: ignored",
         ]
     }
+
+
+def misspelt(text: str) -> str:
+    return text.replace("MultiNetworkPolicy", "MultiNetworkPolcy")
+
+
+def test_a_misspelt_kind_names_the_object_and_keeps_its_last_version(files: Files) -> None:
+    """An edit that spoils the kind must not take the policy out of force."""
+    key = ObjectKey("MultiNetworkPolicy", "ns", "p")
+    what = "kind: MultiNetworkPolicy ns/p: 'MultiNetworkPolcy' is not read; did you mean MultiNetworkPolicy?"
+    files.put("a.yaml", pod("a"), misspelt(policy({}, 80)))
+    assert key not in files.objects
+    assert files.told() == {"a.yaml#2": [f"{what}; it counts as absent"]}
+    files.put("a.yaml", pod("a"), policy({}, 80))
+    good = files.objects[key]
+    for _ in range(2):
+        files.put("a.yaml", misspelt(policy({}, 80)), pod("a"), pod("b"))
+        assert files.objects[key] == good
+        assert files.told() == {"a.yaml#1": [f"{what}; its last version stays in force"]}
+        files.put("a.yaml", misspelt(policy({}, 81)), pod("a"))
+        assert files.objects[key] == good
+    files.put("a.yaml", pod("a"))
+    assert key not in files.objects
+
+
+def test_a_misspelt_kind_beside_the_object_that_it_seems_to_be(files: Files) -> None:
+    """As when a NetworkPolicy of the same name stands in the file: the good one counts."""
+    other = policy({}, 81).replace("MultiNetworkPolicy", "NetworkPolicy")
+    other = other.replace("k8s.cni.cncf.io/v1beta1", "networking.k8s.io/v1")
+    files.put("a.yaml", other, policy({}, 80))
+    for text in (policy({}, 80), policy({}, 82)):
+        files.put("a.yaml", other, text)
+        assert files.objects[ObjectKey("MultiNetworkPolicy", "ns", "p")].ingress[0].ports[0].span[0] in (
+            80,
+            82,
+        )
+        (line,) = files.told()["a.yaml#1"]
+        assert line.endswith(
+            "of networking.k8s.io, another API, is not read; did you mean MultiNetworkPolicy?"
+        )
+    assert files.objects[ObjectKey("MultiNetworkPolicy", "ns", "p")].ingress[0].ports[0].span == (82, 82)
+
+
+def test_a_wrong_version_names_the_object(files: Files) -> None:
+    files.put("a.yaml", policy({}, 80).replace("v1beta1", "v1beta3"))
+    (line,) = files.told()["a.yaml#1"]
+    assert line.startswith("apiVersion: MultiNetworkPolicy ns/p: 'k8s.cni.cncf.io/v1beta3' is not what")
+
+
+def test_many_misspelt_kinds_cost_no_square_of_time(files: Files) -> None:
+    count = 20_000
+    lines = [misspelt(policy({})).replace('"name": "p"', f'"name": "p{index}"') for index in range(count)]
+    begun = time.process_time()
+    files.catalog.put_content("a.json", "\n".join(lines).encode())
+    assert len(files.told()) == 1001
+    assert time.process_time() - begun < 20
 
 
 def test_places_are_bounded(files: Files) -> None:

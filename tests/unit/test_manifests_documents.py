@@ -111,6 +111,12 @@ BROKEN: list[tuple[str | bytes, bool, str, str, list[str | None]]] = [
     (json.dumps(raw("a")) + "\n{", True, "", "line 2", ["a"]),
     ("[" * 100_000, True, "", "", []),
     ("kind: List\napiVersion: v1\nitems:\n- a: [\n", False, "#1", "line", []),
+    (f"{A}---\n{A}spec:\n\tx: 1\n", False, "#2", "line 11: no YAML: a tab stands in the indentation", ["a"]),
+    (as_list(A, "a:\n\tb: 1\n"), False, "#1", "line 9: no YAML: a tab stands", []),
+    (f"{A}---\n{A}spec: {{{{ .x }}}}\n", False, "#2", "line 10: no YAML: {{ .x }}: a template", ["a"]),
+    ("{{- if .x }}\n" + A, False, "#1", "line 1: no YAML: {{- if .x }}: a template", []),
+    (f"{A}---\n" + '{"a": {{ .x }}}', False, "#2", "line 6: no YAML: {{ .x }}: a template", ["a"]),
+    ('{"a": 1,\n"b": {{ .x }}}', True, "", "line 2: no JSON: {{ .x }}: a template", []),
 ]
 
 
@@ -137,6 +143,72 @@ def test_ignored_and_undecodable_items() -> None:
         "",
         None,
     ]
+
+
+STRANGE_KINDS = [
+    ("MultiNetworkPolcy", "k8s.cni.cncf.io/v1beta1", "did you mean MultiNetworkPolicy?"),
+    ("multiNetworkPolicy", "k8s.cni.cncf.io/v1beta1", "did you mean MultiNetworkPolicy?"),
+    ("MultiNetworkPolicies", "k8s.cni.cncf.io/v1beta1", "did you mean MultiNetworkPolicy?"),
+    ("NetworkPolicy", "k8s.cni.cncf.io/v1beta1", "'NetworkPolicy' is not read; did you mean MultiNet"),
+    (
+        "NetworkPolicy",
+        "networking.k8s.io/v1",
+        "of networking.k8s.io, another API, is not read; did you mean M",
+    ),
+    (
+        "Networkpolicy",
+        "networking.k8s.io/v1",
+        "of networking.k8s.io, another API, is not read; did you mean M",
+    ),
+    ("NetworkAttachmentDef", "k8s.cni.cncf.io/v1", "did you mean NetworkAttachmentDefinition?"),
+    ("Pods", "v1", "did you mean Pod?"),
+    ("namespace", "v1", "did you mean Namespace?"),
+]
+OTHER_KINDS = [
+    ("Node", "v1"),
+    ("PodGroup", "scheduling.x-k8s.io/v1"),
+    ("PodMonitor", "monitoring.coreos.com/v1"),
+    ("CiliumNetworkPolicy", "cilium.io/v2"),
+    ("AdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1"),
+    ("GlobalNetworkPolicy", "crd.projectcalico.org/v1"),
+    ("Cluster", "k8s.cni.cncf.io/v1"),
+    ("x" * 1_000_000, "v1"),
+]
+
+
+def of_kind(kind: str, version: str, **metadata: Any) -> str:
+    return json.dumps({"kind": kind, "apiVersion": version, "metadata": {"name": "web", **metadata}})
+
+
+@pytest.mark.parametrize(("kind", "version", "message"), STRANGE_KINDS)
+def test_a_misspelt_kind_is_told_with_what_was_meant(kind: str, version: str, message: str) -> None:
+    (item,) = read(of_kind(kind, version, namespace="shop"), as_json=True).items
+    assert (item.key, item.object, item.ignored) == (None, None, "")
+    assert item.problem is not None
+    assert item.problem.field == "kind"
+    assert message in item.problem.message
+    assert item.meant is not None
+    assert item.meant.name == "web"
+    assert item.meant.kind in message or item.meant.kind == "MultiNetworkPolicy"
+    assert item.meant.namespace == ("" if kind == "namespace" else "shop")
+
+
+@pytest.mark.parametrize(("kind", "version"), OTHER_KINDS, ids=lambda value: value[:30])
+def test_another_kind_is_no_misspelt_one(kind: str, version: str) -> None:
+    (item,) = read(of_kind(kind, version), as_json=True).items
+    assert item.ignored.startswith(kind[:50])
+    assert item.problem is None
+
+
+def test_a_misspelt_kind_without_a_legal_name_is_another_kind() -> None:
+    (item,) = read(of_kind("Pods", "v1", namespace=5), as_json=True).items
+    assert (item.ignored, item.meant) == ("Pods", None)
+
+
+def test_a_template_in_quotes_is_told() -> None:
+    (item,) = read(namespace("'{{ .Values.name }}'")).items
+    assert item.problem is not None
+    assert "'{{ .Values.name }}' is no legal name (a template that is not rendered?)" in item.problem.message
 
 
 MANY = [namespace(f"n{index}") for index in range(2000)]
