@@ -160,7 +160,7 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 
 def find_unknown(raw: Raw, known: frozenset[str], field: str, problems: Problems) -> Problem | None:
-    """The first key that means nothing here, and what it was meant to be; None: all are known (C8).
+    """The first key that means nothing here, and what it was meant to be; None: all are known (C12).
 
     problems: once they are full no hint is looked for, since untrusted objects may have 100,000 such keys.
     """
@@ -174,7 +174,7 @@ def find_unknown(raw: Raw, known: frozenset[str], field: str, problems: Problems
 
 
 def expect_known(raw: Raw, known: frozenset[str], field: str, problems: Problems) -> None:
-    """Raise DecodeError for a key that means nothing here: what would it have narrowed? (C8)"""
+    """Raise DecodeError for a key that means nothing here: what would it have narrowed? (C12)"""
     found = find_unknown(raw, known, field, problems)
     if found is not None:
         raise DecodeError(found.field, found.message)

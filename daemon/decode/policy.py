@@ -5,11 +5,14 @@ everything (C8), and the types keep "missing: anyone" and "all malformed: nobody
 """
 
 import re
+from difflib import get_close_matches
+from itertools import islice
 
 import msgspec
 
 from daemon.decode.blocks import decode_block, plain_block
 from daemon.decode.fields import (
+    MAX_PROBLEMS,
     POLICY_FOR,
     PROTOCOLS,
     Problems,
@@ -60,21 +63,23 @@ def decode_policy(namespace: str, name: str, raw: Raw) -> Policy:
     """A policy; problems stand in it. Raises DecodeError only for a spec or annotation of a wrong type."""
     problems = Problems()
     spec = expect_object(raw.get("spec"), "spec")
-    # Neither `or`: both are to be reported.
-    strange = [
-        report_unknown(raw, _TOP_FIELDS, "", problems, "ignored"),
-        report_unknown(spec, _SPEC_FIELDS, "spec", problems, "ignored"),
-    ]
+    # What is missing may be what an unknown key was meant to be (C12). A list, so that both are reported.
+    doubtful = any(
+        [
+            report_unknown(raw, _TOP_FIELDS, "", problems, "ignored"),
+            report_unknown(spec, _SPEC_FIELDS, "spec", problems, "ignored"),
+        ]
+    )
     networks = _read_networks(expect_object(raw.get("metadata"), "metadata"), namespace, problems)
-    selector, understood = _read_subject(spec.get("podSelector"), problems)
-    isolated = _read_directions(spec, problems, doubtful=any(strange))
+    selector, understood = _read_subject(spec.get("podSelector"), problems, doubtful=doubtful)
+    isolated = _read_directions(spec, problems, doubtful=doubtful)
     rules = {
         direction: _Rules(direction, f"spec.{direction}", problems).decode(spec.get(direction))
         for direction in Direction
         if direction in isolated
     }
     if not understood:
-        # It may select more pods than were meant. Those are isolated; nothing is allowed to them (C8).
+        # It may select more pods than were meant. Those are isolated; nothing is allowed to them (C12).
         rules = dict.fromkeys(rules, ())
     ingress, egress = rules.get(Direction.INGRESS), rules.get(Direction.EGRESS)
     return Policy(namespace, name, networks, selector, ingress, egress, problems.found())
@@ -115,7 +120,8 @@ def _read_networks(metadata: Raw, namespace: str, problems: Problems) -> tuple[N
     items = [item.strip() for item in read_annotation(metadata, POLICY_FOR).split(",")]
     items = [item for item in items if item]
     if not items:
-        problems.add(field, "missing or empty: this policy governs nothing")
+        hint = _near_policy_for(metadata)
+        problems.add(field, f"missing or empty: this policy governs nothing{hint}")
     if len(items) > MAX_NETWORKS:
         raise DecodeError(field, f"{len(items)} networks; at most {MAX_NETWORKS} are read")
     found = set()
@@ -128,6 +134,17 @@ def _read_networks(metadata: Raw, namespace: str, problems: Problems) -> tuple[N
     return tuple(sorted(found))
 
 
+def _near_policy_for(metadata: Raw) -> str:
+    """Which annotation, or key of metadata, may have been meant to be policy-for; "": none looks like it."""
+    annotations = expect_object(metadata.get("annotations"), "metadata.annotations")
+    for found, known in ((annotations, POLICY_FOR), (metadata, "annotations")):
+        others = [key[: len(POLICY_FOR) + 10] for key in islice(found, MAX_PROBLEMS) if key != known]
+        close = get_close_matches(known, others, 1, 0.8)
+        if close:
+            return f" (is {shown(close[0])} misspelt? {known} is known)"
+    return ""
+
+
 def _read_network(item: str, namespace: str) -> Network | None:
     parts = [part.strip() for part in item.split("/")]
     if len(parts) == 1:
@@ -137,12 +154,14 @@ def _read_network(item: str, namespace: str) -> Network | None:
     return "/".join(parts)
 
 
-def _read_subject(raw: object, problems: Problems) -> tuple[Selector | None, bool]:
-    """(which pods, whether all of the selector is understood); None: malformed (A4)."""
+def _read_subject(raw: object, problems: Problems, *, doubtful: bool) -> tuple[Selector | None, bool]:
+    """(which pods, whether that is all that was meant); None: malformed (A4). doubtful: as below."""
     if raw is None:
-        return EVERYTHING, True
+        if doubtful:
+            problems.add("spec.podSelector", "missing: all pods are isolated, and no rule counts")
+        return EVERYTHING, not doubtful
     outcome = "ignored, so that it may select more than was meant; all that is selected is isolated"
-    known, strange = without_unknown(raw, "spec.podSelector", problems, f"{outcome}, no rule counts")
+    known, strange = without_unknown(raw, "spec.podSelector", problems, f"{outcome}, and no rule counts")
     try:
         return decode_selector(known, "spec.podSelector", problems), not strange
     except DecodeError as error:
@@ -151,7 +170,7 @@ def _read_subject(raw: object, problems: Problems) -> tuple[Selector | None, boo
 
 
 def _read_directions(spec: Raw, problems: Problems, *, doubtful: bool) -> set[Direction]:
-    """Which directions are isolated (B1). doubtful: a key is unknown, which may have been meant to say it."""
+    """Which directions are isolated (B1). doubtful: some key is unknown, which may have been meant for it."""
     types = spec.get("policyTypes")
     if types is not None and not isinstance(types, list):
         problems.add("spec.policyTypes", f"expected a list, not {kind_of(types)}; ignored")
@@ -214,7 +233,7 @@ class _Rules:
         return Rule(peers, self._decode_ports(raw.get("ports"), f"{field}.ports"))
 
     def _has_unknown(self, rule: Raw, field: str) -> bool:
-        """Whether a rule has keys that may have narrowed it (C8); reported."""
+        """Whether a rule has keys that may have narrowed it (C12); reported."""
         other = "to" if self._peers_field == "from" else "from"
         if other in rule:
             right = f"{self._direction} rules have {self._peers_field}"

@@ -191,6 +191,24 @@ def _settle(reading: Reading, old: _File, digest: bytes) -> _File:
             objects[key] = item.object
         else:
             _keep_last(key, item.problem, old, objects, problems.setdefault(reading.place(index), []))
+    positions = _settle_unnamed(unnamed, reading, old, objects, problems)
+    for kind, count in sorted(ignored.items()):
+        message = f"{count} of kind {kind}, which means nothing here: ignored"
+        problems.setdefault("", []).append(Problem("kind", message))
+    found = {place: tuple(problems[place]) for place in list(problems)[:MAX_PLACES]}
+    if len(problems) > MAX_PLACES:
+        found[" (more)"] = (Problem("", f"{len(problems) - MAX_PLACES} more places have problems"),)
+    return _File(digest, objects, positions, reading.memo, not reading.errors, found)
+
+
+def _settle_unnamed(
+    unnamed: list[int],
+    reading: Reading,
+    old: _File,
+    objects: dict[ObjectKey, ClusterObject],
+    problems: dict[str, list[Problem]],
+) -> tuple[ObjectKey | None, ...]:
+    """Objects without a readable kind and name are what they seem to be, or used to be; each item's key."""
     positions = [item.key for item in reading.items]
     taken = set(positions)
     aligned = len(old.positions) == len(positions)
@@ -204,13 +222,7 @@ def _settle(reading: Reading, old: _File, digest: bytes) -> _File:
             taken.add(key)
         elif item.meant is not None and item.problem is not None:
             told.append(Problem(item.problem.field, f"{item.meant}: {item.problem.message}"))
-    for kind, count in sorted(ignored.items()):
-        message = f"{count} of kind {kind}, which means nothing here: ignored"
-        problems.setdefault("", []).append(Problem("kind", message))
-    found = {place: tuple(problems[place]) for place in list(problems)[:MAX_PLACES]}
-    if len(problems) > MAX_PLACES:
-        found[" (more)"] = (Problem("", f"{len(problems) - MAX_PLACES} more places have problems"),)
-    return _File(digest, objects, tuple(positions), reading.memo, not reading.errors, found)
+    return tuple(positions)
 
 
 def _keep_last(

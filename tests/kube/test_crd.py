@@ -2,7 +2,7 @@
 
 Both versions, except where one says nothing that the other does not.
 
-proves: A10, C6, C7, C8, D2, D3, B1
+proves: A10, C6, C7, C8, C12, D2, D3, B1
 """
 
 import re

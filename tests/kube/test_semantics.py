@@ -4,7 +4,7 @@ Where the policies govern s alone, all other pods are on another node, known by 
 on this one. The policies' kind has a schema that takes anything, as a cluster may have it, so that malformed
 policies exist. Without its policies all probes of a case pass: the positive control.
 
-proves: A1, A2, A3, A4, A5, A6, A7, A9, B1, B2, B3, B4, C1, C2, C3, C4, C5, C6, C7, C8, C9
+proves: A1, A2, A3, A4, A5, A6, A7, A9, B1, B2, B3, B4, C1, C2, C3, C4, C5, C6, C7, C8, C9, C12
 proves: D1, D2, D3, D4, D5, E6
 """
 

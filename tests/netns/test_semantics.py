@@ -4,7 +4,7 @@ Each case runs in four rounds: without its policies all probes pass (the positiv
 doing of the policies); then, where the policies govern s alone, with s enrolled and its peers known by their
 network-status only; then with all pods enrolled, in IPv4 and in IPv6.
 
-proves: A1, A2, A3, A4, A5, A6, A7, A9, B1, B2, B3, B4, C1, C2, C3, C4, C5, C6, C7, C8, C9
+proves: A1, A2, A3, A4, A5, A6, A7, A9, B1, B2, B3, B4, C1, C2, C3, C4, C5, C6, C7, C8, C9, C12
 proves: D1, D2, D3, D4, D5, E6
 """
 

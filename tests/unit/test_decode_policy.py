@@ -1,6 +1,6 @@
 """Policies: networks, directions, rules, selectors; a malformed part is reported and widens nothing.
 
-proves: A1, A2, A3, A4, B1, B4, C1, C8
+proves: A1, A2, A3, A4, B1, B4, C1, C8, C12
 """
 
 from typing import Any
@@ -50,6 +50,34 @@ def test_no_annotations_at_all_is_reported() -> None:
     assert [problem.field for problem in found.problems] == [f"metadata.annotations[{POLICY_FOR}]"]
 
 
+NEAR_ANNOTATIONS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"annotations": {"k8s.v1.cni.cncf.io/policy-fro": "net1"}},
+        "is 'k8s.v1.cni.cncf.io/policy-fro' misspelt?",
+    ),
+    (
+        {"annotations": {"k8s.v1.cni.cncf.io/policyFor": "net1"}},
+        "is 'k8s.v1.cni.cncf.io/policyFor' misspelt?",
+    ),
+    ({"annotations": {"k8s.cni.cncf.io/policy-for": "net1"}}, "is 'k8s.cni.cncf.io/policy-for' misspelt?"),
+    ({"anotations": {POLICY_FOR: "net1"}}, "is 'anotations' misspelt? annotations is known"),
+    ({"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}}, "governs nothing"),
+    ({"annotations": {"x" * 1_000_000: "net1"}}, "governs nothing"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "message"), NEAR_ANNOTATIONS, ids=lambda value: str(value)[:40])
+def test_a_misspelt_annotation_is_told(metadata: dict[str, Any], message: str) -> None:
+    raw = {"apiVersion": "k8s.cni.cncf.io/v1beta1", "kind": "MultiNetworkPolicy"}
+    found = decode_object({**raw, "metadata": {"name": "p", **metadata}})
+    assert isinstance(found, Policy)
+    assert found.networks == ()
+    (problem,) = found.problems
+    assert problem.message.startswith("missing or empty: this policy governs nothing")
+    assert message in problem.message
+    assert message != "governs nothing" or problem.message.endswith(message)
+
+
 def test_an_annotation_that_is_no_string_is_undecodable() -> None:
     with pytest.raises(DecodeError):
         policy({}, 5)
@@ -89,7 +117,7 @@ DIRECTIONS: list[tuple[dict[str, Any], bool, bool, int]] = [
 
 @pytest.mark.parametrize(("spec", "ingress", "egress", "problems"), DIRECTIONS)
 def test_directions(spec: dict[str, Any], ingress: bool, egress: bool, problems: int) -> None:
-    found = policy(spec)
+    found = policy({"podSelector": {}, **spec})
     assert (found.ingress is not None, found.egress is not None) == (ingress, egress)
     assert len(found.problems) == problems
 
@@ -149,9 +177,9 @@ def test_keys_beside_the_spec(beside: dict[str, Any], isolated: bool) -> None:
     assert isinstance(found, Policy)
     assert found.ingress == ()
     assert found.egress == (() if isolated else None)
-    assert [field for field in fields(found) if field != "spec.policyTypes"] == [
-        key for key in beside if key not in ("status", "spec")
-    ]
+    told = [key for key in beside if key not in ("status", "spec")]
+    assert fields(found)[: len(told)] == told
+    assert set(fields(found)[len(told) :]) <= {"spec.policyTypes", "spec.podSelector"}
 
 
 MEANT = [
@@ -284,6 +312,15 @@ def test_a_half_understood_pod_selector_isolates_and_allows_nothing(
     peer = policy({"ingress": [{"from": [{"podSelector": raw}, GOOD_PEER]}]})
     assert peer.ingress == (Rule((PodPeer(None, ALL),), None),)
     assert len(peer.problems) == 1
+
+
+@pytest.mark.parametrize("key", ["podSelctor", "PodSelector", "selector"])
+def test_a_misspelt_pod_selector_isolates_all_and_allows_nothing(key: str) -> None:
+    spec = {key: {"matchLabels": {"a": "1"}}, "policyTypes": ["Ingress"], "ingress": [{}]}
+    found = policy(spec)
+    assert (found.pod_selector, found.ingress, found.egress) == (ALL, (), None)
+    assert fields(found) == [f"spec.{key}", "spec.podSelector"]
+    assert policy({**spec, "podSelector": {}}).ingress == (Rule(None, None),)
 
 
 def test_a_malformed_and_half_understood_pod_selector_governs_nothing() -> None:

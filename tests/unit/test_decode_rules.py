@@ -1,6 +1,6 @@
 """Peers, blocks, ports, bounds, common rules; a malformed one matches nothing and is reported.
 
-proves: C1, C2, C3, C6, C7, C8, C9, D1, D2, D3, E6
+proves: C1, C2, C3, C6, C7, C8, C9, C12, D1, D2, D3, E6
 """
 
 import difflib
