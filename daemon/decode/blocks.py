@@ -24,7 +24,9 @@ _HOST_MASK = {
 _HOST_MASK_4 = _HOST_MASK[32]
 _HOST_MASK_6 = _HOST_MASK[128]
 _LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9xX]")
-_MAPPED = 0xFFFF  # the upper 96 bits of ::ffff:0:0/96
+# ::ffff:0:0/96 holds IPv4 addresses as IPv6 sockets show them.
+_MAPPED = 0xFFFF
+_MAPPED_SIZE = 1 << 32
 
 
 def parse_cidr(text: str) -> tuple[int, Span]:
@@ -32,19 +34,31 @@ def parse_cidr(text: str) -> tuple[int, Span]:
 
     Raises ValueError, which says why, when it is none, or IPv4-mapped (C8).
     """
-    address, slash, prefix = text.partition("/")
+    return _parse_block(_with_prefix(text), text)
+
+
+def _with_prefix(text: str) -> str:
+    if "/" in text:
+        return text
+    return f"{text}/128" if ":" in text else f"{text}/32"
+
+
+def _parse_block(text: str, written: str) -> tuple[int, Span]:
+    """The same of what has a prefix. written: what the message shows."""
+    address, _, prefix = text.partition("/")
     try:
         if ":" in address:
-            mask = _HOST_MASK_6[prefix] if slash else 0
+            mask = _HOST_MASK_6[prefix]
             last = int.from_bytes(inet_pton(AF_INET6, address), "big") | mask
         else:
-            mask = _HOST_MASK_4[prefix] if slash else 0
+            mask = _HOST_MASK_4[prefix]
             last = int.from_bytes(inet_pton(AF_INET, address), "big") | mask
             return 4, (last - mask, last)
     except (KeyError, OSError, ValueError):
-        raise ValueError(_fault(text)) from None
-    if last >> 32 == _MAPPED and mask >> 32 == 0:
-        raise ValueError(_mapped(text, last, mask))
+        raise ValueError(_fault(written)) from None
+    # Only a block that lies in there as a whole: others have more than that.
+    if mask < _MAPPED_SIZE and last >> 32 == _MAPPED:
+        raise ValueError(_mapped(written, last, mask))
     return 6, (last - mask, last)
 
 
@@ -78,10 +92,10 @@ def plain_block(raw: Any) -> Block | None:
     if type(raw) is not dict or len(raw) != 1:
         return None
     text = raw.get("cidr")
-    if type(text) is not str or "/" not in text:
+    if type(text) is not str:
         return None
     try:
-        family, span = parse_cidr(text)
+        family, span = _parse_block(text, text)
     except ValueError:
         return None
     return Block(text, family, (span,))
@@ -119,7 +133,7 @@ def _read_cidr(value: object, field: str, problems: Problems) -> tuple[str, int,
         raise DecodeError(field, str(error)) from None
     if "/" in value:
         return value, family, span
-    text = f"{value}/{32 if family == 4 else 128}"
+    text = _with_prefix(value)
     problems.hint(field, f"{value} is one address, and read as {text}")
     return text, family, span
 

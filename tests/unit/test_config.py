@@ -111,6 +111,13 @@ def test_a_switch_needs_no_value() -> None:
     assert load("--accept-icmp").common_rules.ingress == (Rule(None, (Port(1),)),)
 
 
+def test_single_addresses_are_prefixes() -> None:
+    rule = "{from: [{ipBlock: {cidr: 10.0.0.1}}]}"
+    found = load("--allow-ipv6-src-prefixes=fe80::1", file=f"commonRules: {{ingress: [{rule}]}}")
+    peers = [peer for rule in found.common_rules.ingress for peer in rule.peers or ()]
+    assert [getattr(peer, "text", "") for peer in peers] == ["10.0.0.1/32", "fe80::1/128"]
+
+
 BAD: list[tuple[list[str], dict[str, str], str | bytes | None, list[str]]] = [
     (["--backend=nft"], {}, None, ["--backend: backend: expected one of auto, nftables, iptables, not nft"]),
     ([], {"MNP_BACKEND": ""}, None, ["MNP_BACKEND: backend: expected one of"]),
@@ -126,6 +133,16 @@ BAD: list[tuple[list[str], dict[str, str], str | bytes | None, list[str]]] = [
     (["--track-connections=maybe"], {}, None, ["--track-connections: expected true or false, not maybe"]),
     (["--allow-ipv6-src-prefixes=fe80::/10,x"], {}, None, ["--allow-ipv6-src-prefixes", "'x' is no CIDR"]),
     (["--allow-ipv6-dst-prefixes=10.0.0.0/8"], {}, None, ["10.0.0.0/8 is no IPv6 prefix"]),
+    (["--allow-ipv6-dst-prefixes=10.0.0.1"], {}, None, ["10.0.0.1 is no IPv6 prefix"]),
+    (["--allow-ipv6-src-prefixes=::ffff:a00:0/104"], {}, None, ["IPv4-mapped, and no packet is: write 10.0"]),
+    ([], {}, "commonRules: {ingress: [{form: []}]}", ["ingress[0].form: unknown key (did you mean from?)"]),
+    ([], {}, "commonRules: {ingres: []}", ["commonRules.ingres: unknown key (did you mean ingress?)"]),
+    (
+        [],
+        {},
+        "commonRules: {ingress: [{from: [{ipBlock: {cidr: '::/0', excepts: []}}]}]}",
+        ["excepts: unknown key (did you mean except?)"],
+    ),
     ([], {"MNP_TRACK_CONECTIONS": "no"}, None, ["did you mean MNP_TRACK_CONNECTIONS?"]),
     ([], {}, "logLevell: debug", ["c.yaml: logLevell: unknown key; did you mean logLevel?"]),
     ([], {}, "log-level: debug", ["unknown key; did you mean logLevel?"]),
