@@ -22,6 +22,7 @@ CONFIG_HASH = "kubernetes.io/config.hash"
 # The API server allows 256 KiB for all annotations of an object together.
 MAX_TEXT = 256 * 1024
 MAX_PROBLEMS = 100
+MAX_HINTS = 10
 # Of a misspelt word, that is compared with the known ones: no known one is longer.
 MAX_WORD = 40
 
@@ -37,36 +38,38 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[Problem] = []
-        self._hints: set[Problem] = set()
-        self._more = 0
+        self._faults = 0
+        self._hints = 0
 
     @property
     def full(self) -> bool:
-        """Whether more are counted only: their words need not be made."""
-        return len(self._found) >= MAX_PROBLEMS
+        """Whether more faults are counted only: their words need not be made."""
+        return self._faults >= MAX_PROBLEMS
 
     def add(self, field: str, message: str) -> None:
         """Report something at a field's path."""
-        if self.full:
-            self._more += 1
-        else:
+        self._faults += 1
+        if self._faults <= MAX_PROBLEMS:
             self._found.append(Problem(field, message))
 
     def hint(self, field: str, message: str) -> None:
-        """Report what counts as its author meant it, and could be written better."""
-        if not self.full:
-            self._hints.add(Problem(field, message))
-        self.add(field, message)
+        """Report what counts as it is, and could be written better. Many of them hide no fault."""
+        self._hints += 1
+        if self._hints <= MAX_HINTS:
+            self._found.append(Problem(field, message, hint=True))
 
     def found(self) -> tuple[Problem, ...]:
         """All of them, in order; surplus ones as one line."""
-        if not self._more:
-            return tuple(self._found)
-        return (*self._found, Problem("", f"{self._more} more problems"))
+        found = list(self._found)
+        if self._faults > MAX_PROBLEMS:
+            found.append(Problem("", f"{self._faults - MAX_PROBLEMS} more problems"))
+        if self._hints > MAX_HINTS:
+            found.append(Problem("", f"{self._hints - MAX_HINTS} more hints", hint=True))
+        return tuple(found)
 
     def faults(self) -> tuple[Problem, ...]:
         """All but hints."""
-        return tuple(problem for problem in self.found() if problem not in self._hints)
+        return tuple(problem for problem in self.found() if not problem.hint)
 
 
 def shown(value: object) -> str:

@@ -334,6 +334,17 @@ def test_common_rules() -> None:
     assert found.egress == (Rule((block("10.0.0.0/8", TEN),), (Port(112),)),)
 
 
+def test_many_hints_hide_no_fault_and_are_none() -> None:
+    peers = [{"ipBlock": {"cidr": f"10.0.{i >> 8}.{i & 255}"}} for i in range(450)]
+    found = policy({"ingress": [{"from": [*peers, {"ipBlock": {"cidr": "x"}}]}]})
+    assert len(found.ingress[0].peers or ()) == 450 if found.ingress else False
+    assert [problem.hint for problem in found.problems] == [True] * 10 + [False, True]
+    assert found.problems[-1].message == "440 more hints"
+    common, problems = decode_common_rules({"ingress": [{"from": peers}]}, "c")
+    assert problems == ()
+    assert len((common.ingress[0].peers if common.ingress else None) or ()) == 450
+
+
 def test_a_hint_is_no_fault_of_common_rules() -> None:
     found, problems = decode_common_rules({"ingress": [{"from": [{"ipBlock": {"cidr": "10.1.2.3"}}]}]}, "c")
     assert problems == ()
