@@ -10,6 +10,8 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.signals import let_children_start_afresh
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 # How long an example takes says nothing on a machine that does other things too.
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("house")
+
+let_children_start_afresh()
 
 HERE = Path(__file__).parent
 BACKENDS = ("nftables", "iptables")
