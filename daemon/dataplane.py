@@ -40,6 +40,8 @@ FINDINGS_SECONDS = 2.0
 
 SETTLE_OBJECTS = 1000
 """So many objects make a full collection worth avoiding."""
+UNSEEN_OBJECTS = 20_000
+"""After so many, or a tenth of what is out of the collector's sight, that is looked at again."""
 
 
 class Dataplane:
@@ -68,7 +70,7 @@ class Dataplane:
         self._tell = tell
         self._problem_log = ProblemLog(time.monotonic)
         self._stopping = ""
-        self._new_objects = 0
+        self._new_objects = self._unseen_objects = 0
         self._next_sweep = 0.0
         self._next_link_sweep = 0.0
         self._next_findings = 0.0
@@ -198,12 +200,19 @@ class Dataplane:
     def _settle_memory(self) -> None:
         """After many objects came: take them out of the collector's sight.
 
-        A full collection over 10,000 pods takes 20 to 60 ms, and would hit an ADD now and then.
+        A full collection over 10,000 pods takes 20 to 60 ms, and would hit an ADD now and then. Out of sight
+        most of what goes is freed all the same, but for what refers to itself in a circle: that is looked for
+        now and then, while nothing waits, or it would stay for ever.
         """
-        if self._new_objects >= SETTLE_OBJECTS and not self._reconciler.lagging:
-            self._new_objects = 0
-            gc.collect()
-            gc.freeze()
+        if self._new_objects < SETTLE_OBJECTS or self._reconciler.lagging:
+            return
+        self._unseen_objects += self._new_objects
+        self._new_objects = 0
+        if self._unseen_objects >= max(UNSEEN_OBJECTS, gc.get_freeze_count() // 10):
+            self._unseen_objects = 0
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     def _begin_stop(self, reason: str) -> None:
         self._stopping = reason

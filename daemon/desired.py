@@ -7,7 +7,6 @@ compares by identity.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from hashlib import sha256
 
 import msgspec
@@ -28,7 +27,6 @@ from daemon.program import (
     DENIED,
     UNTOUCHED,
     ChainSpec,
-    Elements,
     Gate,
     GateRequest,
     PortSpec,
@@ -39,11 +37,8 @@ from daemon.program import (
 )
 from daemon.wording import bounded, describe_peer, describe_ports
 
-_MEMO_GATES = 4096
-"""Of one ruleset. Most rulesets have one; the open one has every attachment that no policy governs."""
-
-_MEMO_ELEMENTS = 500_000
-"""Addresses that specs of shared sets hold on to: those of former members too, 50 bytes each."""
+_SPAN_BYTES = 150
+"""A range of ports, and its place in a set."""
 
 _DIGEST_DIGITS = 12
 
@@ -58,13 +53,14 @@ def make_program(
     program = Program({}, {}, track)
     for request in gates:
         shape = _shape(request.ruleset)
-        program.gates[request.ifname] = _gate(request.ifname, request.ifindex, request.owner, shape)
+        # Made anew each time: that costs 1 µs, and its chains, which are compared by identity, are not.
+        program.gates[request.ifname] = Gate(
+            request.ifname, request.ifindex, request.owner, shape.ingress, shape.egress
+        )
         for spec in shape.fixed:
             program.sets[spec.name] = spec
         for ref in shape.shared:
-            held = members(ref)
-            for family, elements in ((4, held.v4), (6, held.v6)):
-                spec = _shared_spec(ref, family, elements)
+            for spec in _shared_specs(members(ref), ref):
                 program.sets[spec.name] = spec
     return program
 
@@ -75,14 +71,13 @@ def make_program(
 class _Shape(msgspec.Struct, frozen=True):
     """A ruleset without its members.
 
-    Chains, the sets whose elements it fixes, the shared ones by reference; and the gates made of it so far.
+    Chains, the sets whose elements it fixes, the shared ones by reference.
     """
 
     ingress: ChainSpec | None
     egress: ChainSpec | None
     fixed: tuple[SetSpec, ...]
     shared: tuple[SharedRef, ...]
-    gates: dict[tuple[str, int | None, str], Gate] = msgspec.field(default_factory=dict)
 
 
 _DENIED_SHAPE = _Shape(DENIED, DENIED, (), ())
@@ -94,6 +89,7 @@ def _shape(ruleset: Ruleset | None) -> _Shape:
 
 @per_object
 def _make_shape(ruleset: Ruleset) -> _Shape:
+    """Remembered: to write out its chains once, and that they stay the same objects."""
     if ruleset.ingress is None and ruleset.egress is None:
         return _Shape(None, None, (), ())
     matches = [match for direction in Direction for match in ruleset.matches(direction) or ()]
@@ -138,7 +134,7 @@ def port_specs(ports: Ports) -> tuple[PortSpec, ...]:
 
 def _port_spec(protocol: int, spans: tuple[Span, ...]) -> PortSpec:
     if len(spans) > 1:
-        return PortSpec(protocol, set_name=_ports_name(spans))
+        return PortSpec(protocol, set_name=_ports_set(spans).name)
     return PortSpec(protocol, span=spans[0] if spans else None)
 
 
@@ -163,22 +159,15 @@ def _by_protocol(ports: Ports) -> dict[int, tuple[Span, ...]]:
     return {protocol: tuple(grouped[protocol] or ()) for protocol in sorted(grouped)}
 
 
-def _gate(ifname: str, ifindex: int | None, owner: str, shape: _Shape) -> Gate:
-    key = (ifname, ifindex, owner)
-    found = shape.gates.get(key)
-    if found is None:
-        if len(shape.gates) >= _MEMO_GATES:
-            shape.gates.clear()
-        found = shape.gates[key] = Gate(ifname, ifindex, owner, shape.ingress, shape.egress)
-    return found
-
-
 # --- sets ------------------------------------------------------------------------------------------------
 
 
 @per_object
 def _block_specs(blocks: BlockSet) -> tuple[SetSpec, ...]:
-    """One set for each family in which there is anything (C9); single addresses go into a hash set."""
+    """One set for each family in which there is anything (C9); single addresses go into a hash set.
+
+    Remembered: a digest of all spans, once a policy instead of once for each attachment that it governs.
+    """
     return tuple(
         _block_spec(family, spans) for family, spans in ((4, blocks.spans4), (6, blocks.spans6)) if spans
     )
@@ -195,23 +184,23 @@ def _block_spec(family: int, spans: tuple[Span, ...]) -> SetSpec:
     return SetSpec(name, SetKind.SPANS, family, frozenset(spans), comment)
 
 
-@lru_cache(maxsize=1024)
+@memoize(8 << 20, lambda spec, spans: _SPAN_BYTES * len(spans))
 def _ports_set(spans: tuple[Span, ...]) -> SetSpec:
-    return SetSpec(_ports_name(spans), SetKind.PORTS, 0, frozenset(spans), describe_ports(spans))
+    """Remembered: many rules of many policies have the same ports, which then are one object."""
+    return SetSpec(f"dports-{_digest(spans)}", SetKind.PORTS, 0, frozenset(spans), describe_ports(spans))
 
 
-@lru_cache(maxsize=1024)
-def _ports_name(spans: tuple[Span, ...]) -> str:
-    return f"dports-{_digest(spans)}"
+@per_object
+def _shared_specs(held: Members, ref: SharedRef) -> tuple[SetSpec, SetSpec]:
+    """A shared set's both families as they are now. Remembered: one object for all programs that hold it."""
+    kind, comment = _kind(ref), describe_peer(ref)
+    v4 = SetSpec(_shared_name(ref, 4), kind, 4, held.v4, comment)
+    return v4, SetSpec(_shared_name(ref, 6), kind, 6, held.v6, comment)
 
 
-@memoize(_MEMO_ELEMENTS, lambda ref, family, elements: len(elements) + 1)
-def _shared_spec(ref: SharedRef, family: int, elements: Elements) -> SetSpec:
-    return SetSpec(_shared_name(ref, family), _kind(ref), family, elements, describe_peer(ref))
-
-
-@lru_cache(maxsize=1024)
+@per_object
 def _shared_name(ref: SharedRef, family: int) -> str:
+    """Remembered: a digest of its selectors, once for each policy that has them."""
     prefix = "ports" if isinstance(ref, EndpointSet) else "pods"
     return f"{prefix}{family}-{_digest(ref)}"
 

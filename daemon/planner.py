@@ -6,12 +6,11 @@ module knows no backend. What 250 netns share is compared by identity, and a sha
 computed once for all.
 """
 
-from functools import lru_cache
 from hashlib import sha256
 
 import msgspec
 
-from daemon.memo import memoize, per_object
+from daemon.memo import per_object
 from daemon.model import Direction
 from daemon.program import (
     DENIED,
@@ -58,16 +57,11 @@ __all__ = [
 
 _INTERVALS = (SetKind.SPANS, SetKind.PORTS)
 
-_MEMO_ENTRIES = 1024
-
 _LAYOUT = b"2 "
 """Of what backends make of a program: another one with each version that makes something else of the same.
 
 So that after an upgrade what the kernel holds is not believed, but written anew.
 """
-
-MEMO_ELEMENTS = 200_000
-"""Elements of changes that are remembered, 30 MB of blocks: more than one update changes at once."""
 
 
 class ChainKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -201,19 +195,20 @@ def _plan_sets(desired: Program, before: Program) -> tuple[tuple[SetSpec, ...], 
         if was is None:
             new.append(spec)
         elif was is not spec and was.elements is not spec.elements:
-            change = _set_change(spec.name, spec.kind, spec.family, spec.comment, was.elements, spec.elements)
-            if change is not None:
-                changes.append(change)
+            removed, added = _difference(spec, was.elements)
+            if removed or added:
+                changes.append(SetChange(spec, removed, added))
     return tuple(new), tuple(changes)
 
 
-@memoize(MEMO_ELEMENTS, lambda name, kind, family, comment, old, new: len(old) + len(new) + 1)
-def _set_change(
-    name: str, kind: SetKind, family: int, comment: str, old: Elements, new: Elements
-) -> SetChange | None:
-    if old == new:
-        return None
-    return SetChange(SetSpec(name, kind, family, new, comment), old - new, new - old)
+@per_object
+def _difference(spec: SetSpec, old: Elements) -> tuple[Elements, Elements]:
+    """What goes and what comes when a set that held `old` becomes this one.
+
+    Remembered until it is something else again: all netns that hold it ask for the same, and the two are the
+    same objects then, whose messages are encoded once.
+    """
+    return old - spec.elements, spec.elements - old
 
 
 def _plan_chains(desired: Program, before: Program) -> tuple[tuple[ChainWrite, ...], tuple[ChainKey, ...]]:
@@ -221,12 +216,12 @@ def _plan_chains(desired: Program, before: Program) -> tuple[tuple[ChainWrite, .
     stale: list[ChainKey] = []
     for ifname, gate in desired.gates.items():
         was = before.gates.get(ifname)
-        if was is gate:
+        if was == gate:
             continue
         writes += [write for direction in Direction if (write := _chain_write(gate, was, direction))]
     for ifname, was in before.gates.items():
         gone = desired.gates.get(ifname)
-        if gone is not was:
+        if gone != was:
             stale += [ChainKey(ifname, d) for d in Direction if was.chain(d) and not (gone and gone.chain(d))]
     return tuple(writes), tuple(stale)
 
@@ -288,11 +283,18 @@ def digest(program: Program) -> str:
     return whole.hexdigest()
 
 
-@lru_cache(maxsize=_MEMO_ENTRIES)
 def _gate_digest(gate: Gate) -> bytes:
-    return sha256(repr(gate).encode()).digest()
+    ingress, egress = (b"-" if c is None else _chain_digest(c) for c in (gate.ingress, gate.egress))
+    return f"{gate.ifname!r} {gate.ifindex} {gate.owner!r} ".encode() + ingress + egress
+
+
+@per_object
+def _chain_digest(chain: ChainSpec) -> bytes:
+    """Remembered: a peer's change asks for it, and leaves the rules as they are."""
+    return sha256(repr(chain).encode()).digest()
 
 
 @per_object
 def _elements_digest(elements: Elements) -> bytes:
+    """Remembered: all netns that hold a shared set ask for the same."""
     return sha256(repr(sorted(elements)).encode()).digest()

@@ -36,7 +36,7 @@ Elements: TypeAlias = frozenset[Address] | frozenset[Endpoint] | frozenset[Span]
 """Shared by reference between all programs; replaced, never changed. Spans are disjoint, not adjacent."""
 
 
-class SetSpec(msgspec.Struct, frozen=True):
+class SetSpec(msgspec.Struct, frozen=True, weakref=True):
     """One named set. name: a stable digest of what it stands for; comment: what that is, for people.
 
     family: 4 or 6; 0 for ports, which have none.
@@ -80,7 +80,7 @@ class RuleSpec(msgspec.Struct, frozen=True, cache_hash=True):
         return tuple(name for name in (self.peer, ports) if name is not None)
 
 
-class ChainSpec(msgspec.Struct, frozen=True, cache_hash=True):
+class ChainSpec(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     """One direction of one attachment, in the order in which a packet meets it:
 
     established and related pass (unless `established` is False: a guard, or unready); on ingress and

@@ -8,7 +8,6 @@ Between `hold` and `release` they give what was allowed then and is allowed now.
 Not shared between threads. Touches no kernel, keeps nothing on disk, logs nothing.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -30,7 +29,7 @@ from daemon.model import (
 from daemon.policy.attached import Attached, make_peer
 from daemon.policy.budget import DEFAULT, Budget, PolicyRef
 from daemon.policy.compile import governs
-from daemon.policy.dicts import add, discard, put
+from daemon.policy.dicts import add, count, discard, put
 from daemon.policy.floor import Allowed, Floor
 from daemon.policy.governing import Policies
 from daemon.policy.peerset import PodRef
@@ -46,7 +45,7 @@ class Store:
         self._namespaces: dict[str, Namespace] = {}
         self._net_attach_defs: dict[Network, NetAttachDef] = {}
         self._pods: dict[PodRef, Pod] = {}
-        self._local_pods: Counter[str] = Counter()  # by namespace
+        self._local_pods: dict[str, int] = {}  # by namespace
         self._budget = budget
         self._policies = Policies(common, budget)
         # Of each namespace that ends, the policies that are gone and stay in force.
@@ -95,7 +94,7 @@ class Store:
         if before == pod:
             return set()
         put(self._pods, ref, pod)
-        self._local_pods[ref[0]] += _lives_here(pod) - _lives_here(before)
+        count(self._local_pods, ref[0], _lives_here(pod) - _lives_here(before))
         if pod is None or before is None or before.uid != pod.uid:
             self._left.pop(ref, None)
         dirty = self._update_peer(ref)
@@ -155,7 +154,7 @@ class Store:
 
     def _is_lived_in(self, namespace: str) -> bool:
         # Also by a pod whose ADD is still to come.
-        return self._local_pods[namespace] > 0 or any(ref[0] == namespace for ref in self._attachments_of)
+        return namespace in self._local_pods or any(ref[0] == namespace for ref in self._attachments_of)
 
     def is_ending(self, namespace: str) -> bool:
         """Whether a namespace is being deleted (A13)."""

@@ -160,13 +160,18 @@ def _message(command: int, name: str, body: bytes, verb: str, flags: int = 0) ->
 # --- entries ---------------------------------------------------------------------------------------------
 
 
-@per_object
 def entries(elements: Elements, kind: SetKind, family: int) -> frozenset[Entry]:
     """A set's elements as ipset has them."""
-    if kind is SetKind.HOSTS:
-        return frozenset((address, 0, 0) for address in cast("frozenset[Address]", elements))
     if kind is SetKind.ENDPOINTS:
         return cast("frozenset[Endpoint]", elements)
+    return _entries(elements, kind, family)
+
+
+@per_object
+def _entries(elements: Elements, kind: SetKind, family: int) -> frozenset[Entry]:
+    """Remembered: each netns that holds a shared set is compared with it."""
+    if kind is SetKind.HOSTS:
+        return frozenset((address, 0, 0) for address in cast("frozenset[Address]", elements))
     spans = cast("frozenset[Span]", elements)
     if kind is SetKind.PORTS:
         return frozenset((b"", first, last) for first, last in union(spans))
@@ -191,6 +196,7 @@ def _prefixes(span: Span, bits: int) -> Iterator[Entry]:
 
 @per_object
 def _whole(elements: Elements, command: int, name: str, kind: SetKind, family: int) -> tuple[Message, ...]:
+    """Remembered: the same change in 250 netns is encoded once."""
     return _changed(entries(elements, kind, family), command, name)
 
 

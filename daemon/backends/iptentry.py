@@ -6,7 +6,7 @@ compiles by python-iptables (within `one_thread`) and changes no table.
 
 import struct
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -15,8 +15,10 @@ from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import extensions_needed, load
 from daemon.backends.iptrender import Line, MatchSpec
 from daemon.errors import ForeignChangeError
+from daemon.memo import memoize
 
-_COMPILED = 8192
+_LINE_BYTES = 1000
+"""A Line with its matches."""
 _IFNAME_BYTES = 16
 
 _MATCH = struct.Struct("=H29sB")
@@ -31,7 +33,7 @@ _DESTINATION = 1
 _COMMENT_BYTES = 256
 
 _MOST_SHAPES = 4096
-"""Interfaces' names and chains are part of a shape; what policies say is not."""
+"""Of 2 KB each. Interfaces' names and chains are part of a shape; what policies say is not."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -126,9 +128,9 @@ def _template_of(raw: bytes, family: int) -> _Template:
     return _Template(raw, sets_at, where.get(_PORTS_MATCH, 0), where.get(_COMMENT_MATCH, 0))
 
 
-@lru_cache(maxsize=_COMPILED)
+@memoize(8 << 20, lambda shape, line: 2 * _LINE_BYTES)
 def _shape(line: Line) -> Line:
-    """A line without what is put into its template."""
+    """A line without what is put into its template. Remembered: 250 pods have the same lines."""
     matches = tuple(_match_shape(match) for match in line.matches)
     comment = "x" if line.comment else ""
     return msgspec.structs.replace(line, matches=matches, sets=("",) * len(line.sets), comment=comment)

@@ -10,7 +10,6 @@ rules change, and so are its counters.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import msgspec
 
@@ -23,6 +22,7 @@ from daemon.backends.shape import (
     OWN_SOURCE_COMMENT,
     TRACKING_COMMENT,
 )
+from daemon.memo import memoize
 from daemon.model import Direction
 from daemon.planner import ChainKey, ChainSpec, Plan, PortSpec, Program, RuleSpec, SetKind
 from daemon.program import chain_name, label
@@ -181,9 +181,16 @@ def _drop_lines(owner: str) -> tuple[Line, ...]:
     return (Line("DROP", comment=clean(owner)),)
 
 
-@lru_cache(maxsize=512)
+_LINE_BYTES = 2500
+"""A line, its matches and its RuleSpec."""
+
+
+@memoize(8 << 20, lambda lines, key, spec, family: _LINE_BYTES * len(lines))
 def chain_lines(key: ChainKey, spec: ChainSpec, family: int) -> tuple[Line, ...]:
-    """One attachment's rules in one direction, in the order that ChainSpec tells."""
+    """One attachment's rules in one direction, in the order that ChainSpec tells.
+
+    Many pods have the same policies on the same interface name: what they share is written out once.
+    """
     return tuple(_chain_lines(key, spec, family))
 
 

@@ -65,7 +65,7 @@ _COUNTER_OBJECT = 1
 ADDRESS_AT = {(4, True): (12, 4), (4, False): (16, 4), (6, True): (8, 16), (6, False): (24, 16)}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # small ones, and most rules have the same
 def _expression(name: str, *parts: bytes) -> bytes:
     return nest(1, attr(1, string(name)), nest(2, *parts))
 

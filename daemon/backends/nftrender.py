@@ -27,6 +27,7 @@ from daemon.backends.shape import (
     PRIORITY,
     TRACKING_COMMENT,
 )
+from daemon.memo import memoize
 from daemon.model import Direction
 from daemon.planner import (
     ChainKey,
@@ -179,7 +180,7 @@ def _former_rules(plan: Plan, found: Found) -> Iterator[Message]:
         yield from (_jump(hook, e) for e in dispatches(plan.program) if e.key.direction in directions)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # few pods have other interface names and numbers than their neighbours
 def _jump(hook: str, entry: Dispatch) -> Message:
     interface, chain = entry.ifindex or entry.key.ifname, _chain(entry.key)
     expressions = expr.dispatch(entry.key.direction is Direction.INGRESS, interface, chain)
@@ -260,7 +261,11 @@ def _chain(key: ChainKey) -> str:
 # ---------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
+_RULE_BYTES = 1500
+"""A rule's message and its RuleSpec, beside the bytes of the message."""
+
+
+@memoize(8 << 20, lambda rules, key, spec, set_id: sum(_RULE_BYTES + len(rule.body) for rule in rules))
 def chain_rules(key: ChainKey, spec: ChainSpec, set_id: int) -> tuple[Message, ...]:
     """One attachment's rules in one direction, in the order that ChainSpec tells.
 
@@ -305,7 +310,7 @@ def _peer(rule: RuleSpec, incoming: bool) -> bytes:
     return expr.address(rule.family, incoming, rule.peer)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # each is small, and most rules have the same
 def _ports(ports: PortSpec | None) -> bytes:
     if ports is None:
         return b""

@@ -1,4 +1,4 @@
-"""Dicts as indices: objects by key, and sets by key that vanish with the last value in them.
+"""Dicts as indices: objects, and sets and numbers by key that vanish with the last of what they hold.
 
 In: a dict and what is to change in it. Out: the dict, changed in its place.
 """
@@ -15,6 +15,15 @@ def put(objects: dict[K, E], key: K, new: E | None) -> None:
         objects.pop(key, None)
     else:
         objects[key] = new
+
+
+def count(numbers: dict[K, int], key: K, by: int) -> None:
+    """A number that rises or falls. One that comes to 0 leaves no trace: every name that ever was would."""
+    now = numbers.get(key, 0) + by
+    if now:
+        numbers[key] = now
+    else:
+        numbers.pop(key, None)
 
 
 def add(index: dict[K, set[E]], key: K, value: E) -> None:

@@ -13,7 +13,10 @@ from daemon.model import AttachmentKey
 from daemon.policy.peerset import PodRef
 from daemon.policy.peersets import PeerSets
 from daemon.policy.ruleset import OPEN, Members, Ruleset, SharedRef
-from daemon.policy.strict import Drift, make_drift, strict
+from daemon.policy.strict import Drift, forget, make_drift, strict
+
+_SPARE_DRIFTS = 64
+"""So many drifts of sets that nobody holds any more are let be: policies may change often while held."""
 
 
 class Allowed(msgspec.Struct, frozen=True):
@@ -88,6 +91,7 @@ class Floor:
         dirty = {key for key, last in self._combined.items() if self._holds_back(last)}
         for key, last in self._combined.items():
             self._peers.hold(key, last.current.sets(), last.namespace)
+        forget()
         return dirty
 
     def _holds_back(self, last: _Combined) -> bool:
@@ -104,6 +108,8 @@ class Floor:
         if known is not None and known[1].common == drift.common:
             drift = msgspec.structs.replace(drift, common=known[1].common)
         self._drifts[ref] = (now, drift)
+        if len(self._drifts) > 2 * len(self._peers) + _SPARE_DRIFTS:
+            self._drifts = {kept: known for kept, known in self._drifts.items() if kept in self._peers}
         return drift
 
 

@@ -40,7 +40,8 @@ class PeerSets:
         self._held: dict[AttachmentKey, frozenset[SharedRef]] = {}
         self._wanting: dict[tuple[Scope, Network], SelectorIndex[PeerSet]] = {}
         self._namespaces: SelectorIndex[PeerSet] = SelectorIndex()
-        self._scopes: dict[str, tuple[Scope, ...]] = {}  # by namespace, worked out when asked for
+        # By namespace that there is: it is matched with all selectors once, and not for each of its pods.
+        self._scopes: dict[str, tuple[Scope, ...]] = {}
         self._looks: dict[SharedRef, Iterator[None]] = {}  # at the pods that there were when a set was new
         self._spent: Counter[str] = Counter()  # members, by the namespace that pays for their sets
         self._full: dict[PeerSet, int] = {}  # and how many pods were in each
@@ -48,6 +49,9 @@ class PeerSets:
 
     def __len__(self) -> int:
         return len(self._sets)
+
+    def __contains__(self, ref: SharedRef) -> bool:
+        return ref in self._sets
 
     # --- holding -----------------------------------------------------------------------------------------
 
@@ -195,7 +199,9 @@ class PeerSets:
         scopes = self._scopes.get(namespace)
         if scopes is None:
             selecting = self._namespaces.selecting(self._labels_of(namespace))
-            scopes = self._scopes[namespace] = (namespace, *selecting)
+            scopes = (namespace, *selecting)
+            if namespace in self._labels:
+                self._scopes[namespace] = scopes
         return scopes
 
     # --- sets that come and go ---------------------------------------------------------------------------

@@ -21,7 +21,7 @@ Endpoint: TypeAlias = tuple[Address, int, int]
 """(address, protocol number, port): one named port of one pod (D4)."""
 
 
-class PodSet(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
+class PodSet(msgspec.Struct, gc=False, frozen=True, cache_hash=True, weakref=True):
     """Pods by selectors, with their addresses on `networks` (C2, C3, C5).
 
     namespace: the only namespace when `namespaces` is None; else "" (equal sets are equal values).
@@ -40,7 +40,7 @@ class BlockSet(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     spans6: tuple[Span, ...]
 
 
-class PodUnion(msgspec.Struct, frozen=True, cache_hash=True):
+class PodUnion(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     """Pods that any of several sets selects: one set in the kernel for all selectors of a rule (C2, C3).
 
     sets: two at least, all on `networks`.
@@ -50,7 +50,7 @@ class PodUnion(msgspec.Struct, frozen=True, cache_hash=True):
     sets: tuple[PodSet, ...]
 
 
-class EndpointSet(msgspec.Struct, frozen=True, cache_hash=True):
+class EndpointSet(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     """Named ports of the pods that receive (D4): those in `scope` (None: every known pod) on `networks`.
 
     ports: sorted (protocol number, name).
@@ -67,7 +67,7 @@ SharedRef: TypeAlias = PodSet | PodUnion | EndpointSet
 PeerRef: TypeAlias = SharedRef | BlockSet
 
 
-class Members(msgspec.Struct, frozen=True):
+class Members(msgspec.Struct, frozen=True, weakref=True):
     """What a PodSet or PodUnion (addresses) or an EndpointSet (endpoints) holds at this moment, per family.
 
     The frozensets are shared by all rulesets that refer to the set, and replaced, never changed.

@@ -31,8 +31,10 @@ from daemon.policy.ruleset import (
     SharedRef,
 )
 
-_MEMO_ELEMENTS = 200_000
-"""Addresses and spans in literals that are remembered: all attachments of one policy ask for the same."""
+_MEMO_BYTES = 16 << 20
+"""Of literals that are remembered: all attachments of one policy ask for the same."""
+_SPAN_BYTES = 150
+"""A span, or an address and the span that is made of it."""
 
 _NOBODY = Members()
 
@@ -166,6 +168,12 @@ def _areas(match: Match, drift: DriftOf) -> Sequence[Area]:
     return _literals(match.peer, match.ports, drift(match.peer).common)
 
 
+def forget() -> None:
+    """Nothing is held any more: let go of the literals of that time."""
+    for memo in (_hosts, _by_port, _union, _intersected):
+        memo.forget()
+
+
 # --- literals --------------------------------------------------------------------------------------------
 
 
@@ -181,7 +189,7 @@ def _literals(ref: SharedRef, ports: Ports | None, members: Members) -> list[tup
     return [(blocks, (port,)) for port, blocks in _by_port(*endpoints)]
 
 
-@memoize(_MEMO_ELEMENTS, lambda v4, v6: len(v4) + len(v6) + 1)
+@memoize(_MEMO_BYTES, lambda hosts, v4, v6: _SPAN_BYTES * (len(v4) + len(v6)))
 def _hosts(v4: frozenset[Address], v6: frozenset[Address]) -> BlockSet:
     # One span for each address, adjacent or not: in a program that is a plain set of hosts.
     def spans(addresses: frozenset[Address]) -> tuple[Span, ...]:
@@ -190,7 +198,7 @@ def _hosts(v4: frozenset[Address], v6: frozenset[Address]) -> BlockSet:
     return BlockSet(spans(v4), spans(v6))
 
 
-@memoize(_MEMO_ELEMENTS, lambda v4, v6: len(v4) + len(v6) + 1)
+@memoize(_MEMO_BYTES, lambda ports, v4, v6: 2 * _SPAN_BYTES * (len(v4) + len(v6) + len(ports)))
 def _by_port(v4: frozenset[Endpoint], v6: frozenset[Endpoint]) -> tuple[tuple[PortMatch, BlockSet], ...]:
     """Endpoints by protocol and port, sorted."""
     found: dict[tuple[int, int], tuple[set[Address], set[Address]]] = {}
@@ -208,7 +216,7 @@ def _only_hosts(blocks: BlockSet) -> bool:
     return all(first == last for first, last in (*blocks.spans4, *blocks.spans6))
 
 
-@memoize(_MEMO_ELEMENTS, lambda blocks, hosts: sum(map(_size, blocks)) + 1)
+@memoize(_MEMO_BYTES, lambda united, blocks, hosts: _SPAN_BYTES * (_size(united) + sum(map(_size, blocks))))
 def _union(blocks: tuple[BlockSet, ...], hosts: bool) -> BlockSet:
     """hosts: single addresses all of them, which stay such where they are adjacent."""
     if len(blocks) == 1:
@@ -227,7 +235,7 @@ def _common_blocks(one: BlockSet | None, two: BlockSet | None) -> BlockSet:
     return _intersected(one, two)
 
 
-@memoize(_MEMO_ELEMENTS, lambda one, two: _size(one) + _size(two) + 1)
+@memoize(_MEMO_BYTES, lambda both, one, two: _SPAN_BYTES * (_size(both) + _size(one) + _size(two)))
 def _intersected(one: BlockSet, two: BlockSet) -> BlockSet:
     # Families never mix (C9).
     return BlockSet(common(one.spans4, two.spans4), common(one.spans6, two.spans6))

@@ -161,6 +161,8 @@ class Catalog:
             self._published[key] = new
         if key.namespace:
             self._population[key.namespace] += (new is not None) - (old is not None)
+            if not self._population[key.namespace]:
+                del self._population[key.namespace]
         return (Change(key, new),)
 
 

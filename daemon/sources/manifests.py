@@ -32,9 +32,13 @@ MAX_LOGGED = 50
 
 
 class _Request(msgspec.Struct):
-    """A barrier. waits_for None: no look since the request yet; else the names that were unsettled then."""
+    """A barrier. waits_for None: no look since the request yet; else the names that were unsettled then.
+
+    deadline: in monotonic seconds; afterwards nobody waits for it any more.
+    """
 
     token: int
+    deadline: float
     waits_for: set[str] | None = None
 
 
@@ -49,7 +53,7 @@ class ManifestsSource:
         self._watch = Watch(self._path, SUFFIXES)
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
         self._lock = threading.Lock()
-        self._asked: list[int] = []
+        self._asked: dict[int, float] = {}
         self._stopping = False
         # The thread's own from here on.
         self._requests: list[_Request] = []
@@ -80,7 +84,7 @@ class ManifestsSource:
         """Read the directory anew; an update with the token follows, once that could be done."""
         with self._lock:
             if not self._stopping:
-                self._asked.append(token)
+                self._asked[token] = deadline
                 self._watch.wake()
 
     @property
@@ -90,7 +94,7 @@ class ManifestsSource:
 
     def look_up(self, namespace: str, name: str, uid: str) -> None:
         """See Source: the directory is read anew; a pod that is there comes as a change."""
-        self.request_sync(0)
+        self.request_sync(0, time.monotonic() + self.look_up_seconds)
 
     @property
     def wants_findings(self) -> bool:
@@ -118,7 +122,7 @@ class ManifestsSource:
     def _step(self, wake: Wake) -> None:
         with self._lock:
             # Asked before the look that follows: it sees all that the directory held at the call.
-            self._requests += [_Request(token) for token in self._asked]
+            self._requests += [_Request(*asked) for asked in self._asked.items()]
             self._asked.clear()
         now = time.monotonic()
         asked = any(request.waits_for is None for request in self._requests)
@@ -167,6 +171,9 @@ class ManifestsSource:
             elif looked or (self._complete and self._trouble):
                 request.waits_for = set(unsettled)
         if not self._complete:
+            # That can last: there may be no such directory.
+            now = time.monotonic()
+            self._requests = [request for request in self._requests if request.deadline > now]
             return ()
         done = tuple(request.token for request in self._requests if request.waits_for == set())
         self._requests = [request for request in self._requests if request.waits_for != set()]

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import cluster, customer, figures, node, plugin, tenant, traffic, verdicts
+from tests.bench import cluster, customer, figures, node, plugin, tenant, traffic, turnover, verdicts
 from tests.bench.figures import Figure
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "plugin": plugin.measure,
     "node": node.measure,
+    "turnover": turnover.measure,
     "cluster": cluster.measure,
     "customer": customer.measure,
     "customer-iptables": partial(customer.measure, "iptables"),

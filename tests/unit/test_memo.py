@@ -3,14 +3,18 @@
 import gc
 import weakref
 
-from daemon.memo import memoize, per_object
+import pytest
+
+from daemon.memo import ENTRY_BYTES, memoize, per_object
 
 
 class Counted:
+    """Weights are in ENTRY_BYTES, and each entry weighs one of these more than it says."""
+
     def __init__(self, most: int) -> None:
         self.calls: list[tuple[str, int]] = []
 
-        @memoize(most, lambda name, weight: weight)
+        @memoize(most * ENTRY_BYTES, lambda result, name, weight: weight * ENTRY_BYTES)
         def remember(name: str, weight: int) -> str:
             self.calls.append((name, weight))
             return name * weight
@@ -25,7 +29,7 @@ def test_the_same_arguments_are_computed_once() -> None:
 
 
 def test_the_least_recently_used_goes_when_the_weights_are_too_much() -> None:
-    counted = Counted(6)
+    counted = Counted(8)
     for name in ("a", "b", "a", "c", "a", "b"):
         counted.remember(name, 3)
     assert counted.calls == [("a", 3), ("b", 3), ("c", 3), ("b", 3)]
@@ -38,10 +42,27 @@ def test_one_that_is_heavier_than_all_is_kept_alone() -> None:
     assert counted.calls == [("a", 2), ("big", 50), ("a", 2)]
 
 
+def test_entries_that_hold_nothing_are_bounded_too() -> None:
+    counted = Counted(100)
+    for number in range(1000):
+        counted.remember(str(number), 0)
+    for number in (*range(900, 1000), 899):
+        counted.remember(str(number), 0)
+    assert counted.calls[1000:] == [("899", 0)]
+
+
+def test_what_is_over_is_forgotten() -> None:
+    counted = Counted(10)
+    counted.remember("a", 3)
+    counted.remember.forget()
+    counted.remember("a", 3)
+    assert counted.calls == [("a", 3), ("a", 3)]
+
+
 def test_a_result_of_none_is_remembered_too() -> None:
     calls: list[int] = []
 
-    @memoize(5, lambda number: 1)
+    @memoize(5, lambda result, number: 1)
     def remember(number: int) -> None:
         calls.append(number)
 
@@ -84,3 +105,11 @@ class TestPerObject:
         result = weakref.ref(remember(frozenset({*numbers, 7})))
         gc.collect()
         assert result() is None
+
+    def test_a_result_that_is_its_object_would_keep_itself(self) -> None:
+        @per_object
+        def remember(numbers: frozenset[int]) -> frozenset[int]:
+            return numbers
+
+        with pytest.raises(AssertionError):
+            remember(frozenset(range(3)))

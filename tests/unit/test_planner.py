@@ -86,7 +86,8 @@ class TestProgram:
 
     def test_shared_sets_have_rules_in_both_families_whoever_is_in_them(self) -> None:
         empty, full = program(gate(FROM_CLIENTS)), program(gate(FROM_CLIENTS), Members(TWO))
-        assert empty.gates["net1"] is full.gates["net1"]
+        assert empty.gates["net1"] == full.gates["net1"]
+        assert empty.gates["net1"].ingress is full.gates["net1"].ingress
         assert sorted((spec.family, len(spec.elements)) for spec in full.sets.values()) == [(4, 2), (6, 0)]
 
     def test_nobody_is_a_rule_that_never_matches_and_not_a_rule_without_peers(self) -> None:
@@ -217,7 +218,10 @@ class TestPlan:
         old, new = Members(ONE), Members(TWO)
         pair = [(program(gate(FROM_CLIENTS), old), program(gate(FROM_CLIENTS), new)) for _ in range(2)]
         first, second = (make_plan(desired, actual) for actual, desired in pair)
-        assert first.set_changes[0] is second.set_changes[0]
+        (one,), (other,) = first.set_changes, second.set_changes
+        assert one.spec is other.spec
+        assert one.added is other.added
+        assert one.removed is other.removed
 
     def test_guard_to_final_keeps_the_chain(self) -> None:
         """E5: rewritten in place, so that no packet meets a chain that is still empty."""

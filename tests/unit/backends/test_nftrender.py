@@ -7,6 +7,7 @@ then write it anew by running this module: `python -m tests.unit.backends.test_n
 import socket
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,17 @@ PORTS = ((TCP, (80, 80)), (TCP, (443, 443)), (TCP, (5000, 5900)), (UDP, (53, 53)
 SEVERAL = ((TCP, (80, 80)), (UDP, (53, 53)))
 
 
-def program(ruleset: Ruleset | None, ifindex: int | None = 7, v4: frozenset[bytes] = V4) -> Program:
-    def members(ref: object) -> Members:
-        if isinstance(ref, EndpointSet):
-            return Members(frozenset((a, TCP, 8080) for a in v4), frozenset((a, TCP, 8080) for a in V6))
-        return Members(v4, V6)
+@cache
+def held(ref: object, v4: frozenset[bytes]) -> Members:
+    """The same object for the same set, as the store gives them."""
+    if isinstance(ref, EndpointSet):
+        return Members(frozenset((a, TCP, 8080) for a in v4), frozenset((a, TCP, 8080) for a in V6))
+    return Members(v4, V6)
 
+
+def program(ruleset: Ruleset | None, ifindex: int | None = 7, v4: frozenset[bytes] = V4) -> Program:
     request = GateRequest("net1", ifindex, "c0ffee net1", ruleset)
-    return make_program([request], members, True)
+    return make_program([request], lambda ref: held(ref, v4), True)
 
 
 RICH = Ruleset(
