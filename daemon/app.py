@@ -36,7 +36,7 @@ from daemon.policy.budget import Budget
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
 from daemon.report import Report
-from daemon.server import Server
+from daemon.server import MAX_CONNECTIONS, Server
 from daemon.sources.base import Source, Update
 from daemon.sources.kubernetes.client import Client
 from daemon.sources.kubernetes.login import Login, follow_kubeconfig, follow_pod
@@ -53,12 +53,16 @@ LOCK_SECONDS = 10.0
 """How long a second daemon waits for the first to end (a rolling update overlaps them)."""
 STOP_SECONDS = 3.5
 """Of the 5 s that SIGTERM may take."""
+RESERVED_DESCRIPTORS = 192
+"""Held back from the socket's clients, for the work itself: files, namespaces, netlink, those of a source."""
+FEW_DESCRIPTORS = 1024
+"""Below this limit a start says so."""
 CRASHED = 70
 """EX_SOFTWARE: a thread ended with an exception."""
 
 
 def run(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT.
+    """Run until SIGTERM, SIGINT or SIGHUP.
 
     Raises MultiNetworkPolicyError when the start fails; returns 0 after a stop.
     """
@@ -70,15 +74,24 @@ def run(settings: Settings) -> int:
     for name, value, origin in settings.origins():
         log.info("setting", extra={"setting": name, "value": value, "from": origin})
     # Before any thread exists, so that all inherit it: signals are the main thread's to wait for.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    stopping = _stop_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    # Where whoever started us ignores it, it could not be told how modprobe or an exec plugin has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     threading.excepthook = _crash
-    _raise_descriptor_limit()
+    limit = _raise_descriptor_limit()
     with StateLock(settings.state_dir):
-        daemon = Daemon(settings)
+        daemon = Daemon(settings, most_clients(limit))
         daemon.start()
-        number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        number = signal.sigwait(stopping)
         daemon.stop(signal.Signals(number).name)
     return 0
+
+
+def _stop_signals() -> set[signal.Signals]:
+    """SIGTERM; and SIGINT and SIGHUP, but for what nohup, or `&` in a script, had ignored from the start."""
+    asked = (signal.SIGINT, signal.SIGHUP)
+    return {signal.SIGTERM, *(number for number in asked if signal.getsignal(number) is not signal.SIG_IGN)}
 
 
 class StateLock:
@@ -114,7 +127,7 @@ class StateLock:
 class Daemon:
     """All parts, wired. start() returns when the socket listens; the source is read by its own thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, most_clients: int) -> None:
         choice = choose_backend(settings)
         clock = time.monotonic
         self._source = make_source(settings, lambda update: self._dataplane.post_update(update))
@@ -153,7 +166,7 @@ class Daemon:
             Watch(reconciler, choice.backend, clock, time.thread_time),
             source.tell if source.wants_findings else None,
         )
-        self._server = Server(settings.socket, self._dataplane.post_request)
+        self._server = Server(settings.socket, self._dataplane.post_request, most=most_clients)
         address = settings.metrics_address
         self._metrics = MetricsServer(address, self._dataplane.ask_status) if address else None
         self._threads: list[threading.Thread] = []
@@ -241,12 +254,20 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _raise_descriptor_limit() -> None:
-    """A waiting ADD is an open socket, and a node may start hundreds of pods at once."""
+def _raise_descriptor_limit() -> int:
+    """A waiting ADD is an open socket, and a node may start hundreds of pods at once. The limit from now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = max(soft, min(hard, 65536))
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit < FEW_DESCRIPTORS:
+        log.warning("few-descriptors", extra={"limit": limit, "hint": f"allow {FEW_DESCRIPTORS} or more"})
+    return limit
+
+
+def most_clients(limit: int) -> int:
+    """How many clients the socket may have at a time, so that they never take the last descriptors."""
+    return max(1, min(MAX_CONNECTIONS, limit - RESERVED_DESCRIPTORS))
 
 
 def _crash(arguments: threading.ExceptHookArgs) -> None:

@@ -184,7 +184,12 @@ class Lifecycle:
         self._waiting.clear()
 
     def _advance(self, waiting: Waiting) -> bool:
-        """Answer an ADD if that can be done now. True: answered."""
+        """Answer an ADD if that can be done now. True: answered, or nobody waits for it any more."""
+        if waiting.request.gone:
+            # Its place is another client's already: without this, who comes and goes would leave any number.
+            key = waiting.add.key
+            log.info("add-abandoned", extra={"container": key.container_id, "interface": key.ifname})
+            return True
         try:
             return self._try(waiting)
         except CniError as error:

@@ -18,6 +18,8 @@ LEVELS = ("debug", "info", "warning", "error")
 MAX_FIELD = 2000
 """Characters of one value; a traceback gets ten times as many."""
 
+SELDOM_SECONDS = 30.0
+
 _ROOT = "daemon"
 
 
@@ -32,6 +34,31 @@ class EventLogger(logging.LoggerAdapter[logging.Logger]):
 def get_logger(name: str) -> EventLogger:
     """The logger of a module; pass `__name__`."""
     return EventLogger(logging.getLogger(name), {})
+
+
+class Seldom:
+    """An event that outsiders can cause as often as they like.
+
+    Logged when it happens, but then not again for `seconds`; the next line says how often it was in between.
+    """
+
+    def __init__(
+        self, log: EventLogger, event: str, level: int = logging.WARNING, seconds: float = SELDOM_SECONDS
+    ) -> None:
+        self._log = log
+        self._event = event
+        self._level = level
+        self._seconds = seconds
+        self._next = 0.0
+        self._times = 0
+
+    def say(self, **fields: Any) -> None:
+        """It happened; fields: of this time."""
+        self._times += 1
+        now = time.monotonic()
+        if now >= self._next:
+            self._log.log(self._level, self._event, extra={"times": self._times, **fields})
+            self._next, self._times = now + self._seconds, 0
 
 
 def configure(form: str, level: str, stream: TextIO | None = None) -> None:

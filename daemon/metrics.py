@@ -5,14 +5,14 @@ here, once; labels are bounded (state, backend, version), never names of pods. S
 own: when it can't be, enforcement goes on without it.
 """
 
-import socket
+import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from daemon.log import get_logger
+from daemon.scrapes import Reply, ScrapeServer
 
 log = get_logger(__name__)
 
@@ -22,6 +22,7 @@ ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 10.0
 """Between tries to listen, when the address is taken."""
 _PREFIX = "multi_networkpolicy_"
+_PATHS = ("/metrics", "/healthz", "/readyz")
 
 
 class Metric(NamedTuple):
@@ -113,76 +114,52 @@ class MetricsServer:
         self._address = (host.strip("[]"), int(port))
         self._ask = ask
         self._stopping = threading.Event()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: ScrapeServer | None = None
         self._listening = threading.Event()
 
     def run(self) -> None:
         """Listen and serve until stop(); an address that is taken is tried again and again."""
         while not self._stopping.is_set():
             try:
-                with _listen(self._address, self._ask) as server:
-                    self._server = server
-                    self._listening.set()
-                    log.info("metrics", extra={"address": f"{self._address[0]}:{server.server_port}"})
-                    server.serve_forever(poll_interval=0.5)
+                server = self._server = ScrapeServer(self._address, self._answer)
             except OSError as error:
                 where = f"{self._address[0]}:{self._address[1]}"
                 log.error("metrics-not-served", extra={"address": where, "error": str(error)})
                 self._stopping.wait(RETRY_SECONDS)
+                continue
+            self._listening.set()
+            log.info("metrics", extra={"address": f"{self._address[0]}:{server.port}"})
+            server.run()
 
     def port(self, timeout: float) -> int:
         """The port that it listens on, after waiting for that; 0 was asked for where any will do."""
         if not self._listening.wait(timeout) or self._server is None:
             raise TimeoutError
-        return self._server.server_port
+        return self._server.port
 
     def stop(self) -> None:
         """End run()."""
         self._stopping.set()
         if self._server is not None:
-            self._server.shutdown()
+            self._server.stop()
+
+    def _answer(self, paths: Sequence[str]) -> list[Reply]:
+        """One look at the status for all of them."""
+        status: Status | None = None
+        if any(path in _PATHS for path in paths):
+            with contextlib.suppress(TimeoutError):
+                status = self._ask(ANSWER_SECONDS)
+        return [_reply(path, status) for path in paths]
 
 
-def _listen(address: tuple[str, int], ask: Callable[[float], Status]) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = ANSWER_SECONDS
-
-        def do_GET(self) -> None:
-            code, text = _answer(self.path, ask)
-            body = text.encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it)
-            pass  # scrapes are no events
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        address_family = _family(address[0])
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # a client that hung up
-
-    return Server(address, Handler)
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _answer(path: str, ask: Callable[[float], Status]) -> tuple[HTTPStatus, str]:
-    if path not in ("/metrics", "/healthz", "/readyz"):
-        return HTTPStatus.NOT_FOUND, "try /metrics, /healthz or /readyz\n"
-    try:
-        status = ask(ANSWER_SECONDS)
-    except TimeoutError:
-        return HTTPStatus.SERVICE_UNAVAILABLE, "the dataplane does not answer\n"
+def _reply(path: str, status: Status | None) -> Reply:
+    if path not in _PATHS:
+        return Reply(HTTPStatus.NOT_FOUND, "try /metrics, /healthz or /readyz\n")
+    if status is None:
+        return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "the dataplane does not answer\n")
     if path == "/metrics":
-        return HTTPStatus.OK, exposition(status)
+        return Reply(HTTPStatus.OK, exposition(status))
     missing = status["refused"] if status["ready"] else [status["notReadyBecause"]]
     if path == "/readyz" and missing:
-        return HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in missing)
-    return HTTPStatus.OK, "ok\n"
+        return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in missing))
+    return Reply(HTTPStatus.OK, "ok\n")

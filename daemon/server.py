@@ -6,6 +6,7 @@ may speak. A waiting request holds no thread, so any number of ADDs may wait whi
 """
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -22,7 +23,7 @@ import msgpack
 
 from cni_plugin import wire
 from daemon.errors import SocketTakenError
-from daemon.log import get_logger
+from daemon.log import Seldom, get_logger
 
 log = get_logger(__name__)
 
@@ -33,7 +34,9 @@ WRITE_SECONDS = 30.0
 ACCEPT_AGAIN_SECONDS = 0.2
 """After a failure to accept."""
 MAX_CONNECTIONS = 2048
-"""Beyond this, new clients wait in the kernel's backlog."""
+"""Beyond this, the client that has been silent longest makes room; where none is, new ones wait outside."""
+PATIENCE_SECONDS = 0.25
+"""So long nobody loses the place: a plugin sends its request at once, on a busy node too."""
 _HEADER = 4
 _CREDENTIALS = struct.Struct("3i")
 
@@ -57,6 +60,11 @@ class Request:
         """Send the reply; dropped when the client has gone."""
         self._server.post(self._connection, {"v": wire.WIRE_VERSION, **body})
 
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is known to be closed; costs nothing, and may be late by a moment."""
+        return self._connection.closed
+
     def alive(self) -> bool:
         """Whether the client still holds its end open: asked right before something is committed for it."""
         return self._connection.alive()
@@ -72,7 +80,9 @@ class _Connection:
         self.received = bytearray()
         self.answered = False
         self.outgoing = memoryview(b"")
-        self.deadline: float | None = time.monotonic() + READ_SECONDS
+        # When it began to keep us waiting, and when that is too long; None: it is we who keep it waiting.
+        self.since = time.monotonic()
+        self.deadline: float | None = self.since + READ_SECONDS
 
     def answer(self, frame: bytes) -> None:
         """Write the reply, once, as far as it goes now; who reads to the end has it without another turn."""
@@ -80,7 +90,8 @@ class _Connection:
             if self.closed or self.answered:
                 return
             self.answered = True
-            self.deadline = time.monotonic() + WRITE_SECONDS
+            self.since = time.monotonic()
+            self.deadline = self.since + WRITE_SECONDS
             self.outgoing = memoryview(frame)
             with contextlib.suppress(OSError):
                 self.write()
@@ -108,10 +119,24 @@ class _Connection:
 
 
 class Server:
-    """Listens on `path`. `dispatch` is called in the server's thread and must not block."""
+    """Listens on `path`. `dispatch` is called in the server's thread and must not block.
 
-    def __init__(self, path: Path, dispatch: Callable[[Request], None], allowed_uid: int = 0) -> None:
+    most: clients at a time.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dispatch: Callable[[Request], None],
+        allowed_uid: int = 0,
+        most: int = MAX_CONNECTIONS,
+    ) -> None:
         self._path = path
+        self._most = most
+        self._refused = Seldom(log, "client-refused")
+        self._failed = Seldom(log, "accept-failed")
+        self._late = Seldom(log, "client-too-slow", logging.INFO)
+        self._crowded = Seldom(log, "clients-dropped")
         self._dispatch = dispatch
         self._allowed_uid = allowed_uid
         self._epoll = select.epoll()
@@ -172,28 +197,41 @@ class Server:
             self._drop(connection)
 
     def _accept(self) -> None:
+        if len(self._connections) >= self._most and not self._make_room():
+            return
         try:
             sock, _ = self._listener.accept()
         except BlockingIOError:
             return
         except OSError as error:
             # Out of descriptors or memory: the backlog keeps the client until the next try.
-            log.warning("accept-failed", extra={"error": str(error)})
-            self._stop_accepting()
-            self._accept_again = time.monotonic() + ACCEPT_AGAIN_SECONDS
+            self._failed.say(error=str(error))
+            self._stop_accepting(time.monotonic() + ACCEPT_AGAIN_SECONDS)
             return
         sock.setblocking(False)
         connection = _Connection(sock)
         self._connections[sock.fileno()] = connection
         self._epoll.register(sock.fileno(), select.EPOLLIN)
-        if len(self._connections) >= MAX_CONNECTIONS:
-            self._stop_accepting()
         pid, uid, _ = _CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
         if uid not in (0, self._allowed_uid):
-            log.warning("client-refused", extra={"pid": pid, "uid": uid})
+            self._refused.say(pid=pid, uid=uid)
             self._refuse(connection, f"uid {uid} may not use this socket; run as root")
+
+    def _make_room(self) -> bool:
+        """Whether there is a place more; else nobody is accepted until there may be one."""
+        slow = [c for c in self._connections.values() if c.deadline is not None]
+        slowest = min(slow, key=lambda connection: connection.since, default=None)
+        self._crowded.say(most=self._most, silent=len(slow))
+        if slowest is None:
+            self._stop_accepting(None)  # until one that waits has its reply
+        elif (patient := slowest.since + PATIENCE_SECONDS) > time.monotonic():
+            self._stop_accepting(patient)
+        else:
+            self._drop(slowest)
+            return True
+        return False
 
     def _read(self, connection: _Connection) -> None:
         chunk = connection.sock.recv(1 << 18)
@@ -268,7 +306,7 @@ class Server:
             self._accept_more()
         late = [c for c in self._connections.values() if c.deadline is not None and c.deadline <= now]
         for connection in late:
-            log.info("client-too-slow", extra={"received": len(connection.received)})
+            self._late.say(received=len(connection.received))
             self._drop(connection)
 
     def _drop(self, connection: _Connection) -> None:
@@ -285,7 +323,9 @@ class Server:
         self._accept_again = None
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
-    def _stop_accepting(self) -> None:
+    def _stop_accepting(self, until: float | None) -> None:
+        """Let clients wait in the kernel's backlog until then; None: until a place is free."""
+        self._accept_again = until
         if self._accepting:
             self._accepting = False
             self._epoll.unregister(self._listener.fileno())

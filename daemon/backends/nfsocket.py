@@ -47,6 +47,10 @@ _DUMP_TRIES = 5
 _IPSET_LINE = 9
 
 
+MAX_UNCLOSED = 64
+"""Sockets that wait for their end: each is a descriptor."""
+
+
 class Reaper:
     """Closes sockets in threads of its own: closing one with deletions pending waits for RCU (15 ms)."""
 
@@ -56,8 +60,11 @@ class Reaper:
             threading.Thread(target=self._run, name=f"reaper-{number}", daemon=True).start()
 
     def take(self, sock: socket.socket) -> None:
-        """Close it soon."""
-        self._queue.put(sock)
+        """Close it soon; where too many wait for that, now."""
+        if self._queue.qsize() < MAX_UNCLOSED:
+            self._queue.put(sock)
+        else:
+            sock.close()
 
     def _run(self) -> None:
         while True:

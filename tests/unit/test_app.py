@@ -7,8 +7,9 @@ import argparse
 
 import pytest
 
-from daemon.app import unsupported
+from daemon.app import RESERVED_DESCRIPTORS, most_clients, unsupported
 from daemon.config import Settings, add_arguments, load_settings
+from daemon.server import MAX_CONNECTIONS
 
 pytestmark = pytest.mark.unit
 
@@ -36,3 +37,18 @@ def test_names_on_ingress_are_the_subjects_own() -> None:
 def test_all_of_it_is_told() -> None:
     found = unsupported(load("kubernetes", f"{{{NAMED}}}"))
     assert [problem.split(":")[0] for problem in found] == ["commonRules.egress[2]"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"),
+    [
+        (64, 1),
+        (RESERVED_DESCRIPTORS + 1, 1),
+        (RESERVED_DESCRIPTORS + 2, 2),
+        (1024, 1024 - RESERVED_DESCRIPTORS),
+        (RESERVED_DESCRIPTORS + MAX_CONNECTIONS - 1, MAX_CONNECTIONS - 1),
+        (65536, MAX_CONNECTIONS),
+    ],
+)
+def test_clients_never_take_the_last_descriptors(limit: int, most: int) -> None:
+    assert most_clients(limit) == most

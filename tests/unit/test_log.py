@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -118,3 +120,20 @@ def test_levels(capture: Callable[..., io.StringIO], level: str) -> None:
 def test_a_broken_stream_does_not_raise(capture: Callable[..., io.StringIO]) -> None:
     capture("text").close()
     log.info("nobody hears this")
+
+
+def test_what_outsiders_cause_is_told_seldom(capture: Callable[[str], io.StringIO]) -> None:
+    stream = capture("text")
+    often = logs.Seldom(log, "flooded", seconds=0.2)
+    for number in range(50):
+        often.say(number=number)
+    deadline = time.monotonic() + 10.0
+    while stream.getvalue().count("flooded") < 2:
+        assert time.monotonic() < deadline
+        often.say(number=99)
+        time.sleep(0.01)
+    first, second = stream.getvalue().splitlines()[:2]
+    assert "flooded times=1 number=0" in first
+    times = re.search(r"times=(\d+) number=\d+", second)
+    assert times is not None
+    assert int(times[1]) > 1

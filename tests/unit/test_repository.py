@@ -22,8 +22,7 @@ BANNED_WORDS = {"util", "utils", "helper", "helpers", "manager", "info", "data",
 # Names that somebody else's class calls.
 GIVEN_NAMES = {
     ("daemon.log", "process"),  # logging.LoggerAdapter
-    ("daemon.metrics", "handle_error"),  # socketserver.BaseServer
-    ("tests.lab.faults", "handle_error"),  # the same
+    ("tests.lab.faults", "handle_error"),  # socketserver.BaseServer
 }
 
 # Joined here, so that this file does not name them itself.
@@ -120,6 +119,8 @@ MAY_IMPORT = [
     ),
     ("daemon.store", (*PURE, "daemon.errors", "daemon.log")),
     ("daemon.server", ("cni_plugin.wire", "daemon.errors", "daemon.log")),
+    ("daemon.scrapes", ("daemon.log",)),
+    ("daemon.metrics", ("daemon.log", "daemon.scrapes")),
     ("tests.prober", ("tests.prober",)),
 ]
 # Nobody but these names the module.

@@ -39,10 +39,10 @@ class Echo:
 
 
 class Running:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int = server_module.MAX_CONNECTIONS) -> None:
         self.echo = Echo()
         self.path = path
-        self.server = Server(path, self.echo.dispatch)
+        self.server = Server(path, self.echo.dispatch, most=most)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
 
@@ -142,6 +142,67 @@ def test_clients_that_hang_never_hold_up_another(running: Running) -> None:
     finally:
         for client in silent:
             client.close()
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[Running]:
+    """A server that takes four clients at a time."""
+    made = Running(tmp_path / "daemon.sock", most=4)
+    yield made
+    made.server.stop()
+    made.thread.join(DEADLINE)
+    assert not made.thread.is_alive()
+
+
+def test_one_past_the_bound_gets_the_place_of_who_was_silent_longest(
+    cramped: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = cramped.connect()
+    waiting.sendall(frame({"v": 1, "op": "hold"}))
+    cramped.echo.wait_held(1)
+    silent = [cramped.connect() for _ in range(3)]
+    begun = time.monotonic()
+    for number in range(3):
+        assert cramped.ask({"op": "echo", "payload": number})["result"] == number
+        assert silent[number].recv(1) == b""
+        silent.append(cramped.connect())
+    assert time.monotonic() - begun < server_module.READ_SECONDS
+    assert cramped.echo.held[0].alive()
+    cramped.echo.held[0].reply({"ok": True})
+    assert receive(waiting)["ok"] is True
+    for client in (waiting, *silent):
+        client.close()
+    # Three times in less than a second, and told once.
+    assert [record.message for record in caplog.records].count("clients-dropped") == 1
+
+
+def test_one_past_the_bound_waits_where_all_others_wait_for_us(cramped: Running) -> None:
+    waiting = [cramped.connect() for _ in range(4)]
+    for client in waiting:
+        client.sendall(frame({"v": 1, "op": "hold"}))
+    cramped.echo.wait_held(4)
+    with cramped.connect() as late:
+        late.sendall(frame({"v": 1, "op": "echo", "payload": "late"}))
+        late.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            late.recv(1)
+        late.settimeout(DEADLINE)
+        cramped.echo.held[2].reply({"ok": True})
+        assert receive(waiting[2])["ok"] is True
+        waiting[2].close()
+        assert receive(late)["result"] == "late"
+    for request in cramped.echo.held:
+        request.reply({"ok": True})
+    assert [receive(waiting[n])["ok"] for n in (0, 1, 3)] == [True] * 3
+    for client in waiting:
+        client.close()
+
+
+def test_far_more_silent_clients_than_places(cramped: Running) -> None:
+    silent = [cramped.connect() for _ in range(60)]
+    assert cramped.ask({"op": "echo", "payload": "through"})["result"] == "through"
+    for client in silent:
+        client.close()
 
 
 def test_two_hundred_wait_at_once_and_each_gets_its_own_reply(running: Running) -> None:
