@@ -8,7 +8,7 @@ ADD by the programming of one netns at most.
 import gc
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cni_plugin import wire
@@ -17,12 +17,13 @@ from daemon import planner
 from daemon.barrier import Barriers
 from daemon.errors import DataplaneError, NetnsError
 from daemon.inbox import Inbox, Lane
-from daemon.lifecycle import Lifecycle, reply_bug, reply_error
+from daemon.lifecycle import Lifecycle
 from daemon.log import get_logger
 from daemon.model import ObjectKey
 from daemon.problemlog import ProblemLog
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
+from daemon.replies import reply_bug, reply_error
 from daemon.report import Report
 from daemon.server import Request
 from daemon.sources.base import Finding, Update
@@ -158,7 +159,13 @@ class Dataplane:
 
     def _take_update(self, update: Update) -> None:
         self._new_objects += len(update.changes)
-        self._upkeep.on_update(update)
+        self._go_on(update, self._upkeep.take(update))
+
+    def _go_on(self, update: Update, pieces: Iterator[None]) -> None:
+        """Take a piece of an update over, and the rest of it before anything else that the source sends."""
+        for _ in pieces:
+            self._inbox.put_first(Lane.SOURCE, lambda: self._go_on(update, pieces))
+            return
         self._report.source_problems = dict(update.problems)
         for found in update.found:
             self._lifecycle.on_found(found)

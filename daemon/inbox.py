@@ -33,6 +33,12 @@ class Inbox:
             self._lanes[lane].append(task)
             self._ready.notify()
 
+    def put_first(self, lane: Lane, task: Task) -> None:
+        """Put a task before all others of its lane: the rest of one that has begun."""
+        with self._ready:
+            self._lanes[lane].appendleft(task)
+            self._ready.notify()
+
     def take(self, timeout: float | None) -> list[Task]:
         """The first task of every lane that has one.
 

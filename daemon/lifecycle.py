@@ -6,9 +6,9 @@ calls this module; a waiting ADD is an entry in a list and holds no thread.
 The order inside an ADD is what makes it safe: find out, record the intent, program, and only then reply.
 """
 
+import contextlib
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cni_plugin.errors import (
@@ -28,10 +28,12 @@ from daemon.netns import Link, NetnsIdentity
 from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.registry import Registry, identity_of, log_fields
+from daemon.replies import reply_bug, reply_error
 from daemon.server import Request
 from daemon.sources.base import Found
 from daemon.store import Store
 from daemon.upkeep import Upkeep
+from daemon.waiting import Begun, Waiting
 
 log = get_logger(__name__)
 
@@ -51,23 +53,6 @@ class LifecycleSettings:
     boot_id: str
     track: bool
     look_up_seconds: float
-
-
-@dataclass(slots=True)
-class Waiting:
-    """An ADD that can't be answered yet.
-
-    token: of its netns, None where it has none. patience: when to look at it again at the latest. asked: the
-    source was, for its pod. found: what that came to.
-    """
-
-    add: AddRequest
-    request: Request
-    deadline: float
-    token: int | None = None
-    patience: float = 0.0
-    asked: bool = False
-    found: Found | None = None
 
 
 class Lifecycle:
@@ -204,17 +189,16 @@ class Lifecycle:
         return True
 
     def _try(self, waiting: Waiting) -> bool:
+        if waiting.begun is not None:
+            return self._is_programmed(waiting, waiting.begun)
         add = waiting.add
         late = self._clock() >= waiting.patience
         if self._held(waiting.token) is not None and not late:
             return False
         if add.guard or add.pod is None:
-            self._commit(waiting, None, NO_NETWORK, unready=False)
-            return True
+            return self._commit(waiting, None, NO_NETWORK, unready=False)
         if not self._upkeep.ready:
-            if late:
-                self._answer_unready(waiting, self._upkeep.not_ready_because)
-            return late
+            return late and self._answer_unready(waiting, self._upkeep.not_ready_because)
         pod = self._known_pod(waiting, add.pod)
         if pod is None:
             return False
@@ -222,11 +206,8 @@ class Lifecycle:
         if because := self._lacking(pod, found):
             waiting.patience = waiting.deadline
             late = self._clock() >= waiting.deadline
-            if late:
-                self._answer_unready(waiting, because)
-            return late
-        self._commit(waiting, pod, found, unready=False)
-        return True
+            return late and self._answer_unready(waiting, because)
+        return self._commit(waiting, pod, found, unready=False)
 
     def _lacking(self, pod: Pod, found: Candidates) -> str:
         """What the source must still tell of the policies for a pod; "": nothing."""
@@ -257,14 +238,14 @@ class Lifecycle:
             raise CniError(TRY_AGAIN_LATER, _unknown(wanted, pod, answer))
         return None
 
-    def _answer_unready(self, waiting: Waiting, because: str) -> None:
+    def _answer_unready(self, waiting: Waiting, because: str) -> bool:
         """The deadline came before the source: error 11.
 
         With `onUnready: deny` everything is denied until the source comes.
         """
         if not waiting.add.deny_unready:
             raise CniError(TRY_AGAIN_LATER, f"not ready: {because}")
-        self._commit(waiting, None, NO_NETWORK, unready=True)
+        return self._commit(waiting, None, NO_NETWORK, unready=True)
 
     def _held(self, token: int | None) -> Sandbox | None:
         """The sandbox, where it has rules of an earlier run that must not be touched yet; else None."""
@@ -273,13 +254,16 @@ class Lifecycle:
 
     # --- committing an ADD -------------------------------------------------------------------------------
 
-    def _commit(self, waiting: Waiting, pod: Pod | None, found: Candidates, *, unready: bool) -> None:
-        """Record, program, reply; when something fails, things are as they were before this ADD."""
+    def _commit(self, waiting: Waiting, pod: Pod | None, found: Candidates, *, unready: bool) -> bool:
+        """Record, program, reply; when something fails, things are as they were before this ADD.
+
+        False: there is so much to program that others have their turn between.
+        """
         add = waiting.add
         identity, link = interface.inspect(add)
         if add.guard and self._governed(add, identity, link):
             waiting.request.reply({"ok": True})
-            return
+            return True
         interface.require_hooks(add, link)
         held = self._held(identity.token)
         if held is not None:
@@ -290,17 +274,53 @@ class Lifecycle:
         if not waiting.request.alive():
             # Its runtime has given up: the DEL may have come and gone already.
             log.info("add-abandoned", extra=fields)
-            return
-        replaced = self._registry.replace(attachment)
+            return True
+        begun = Begun(attachment, self._registry.replace(attachment), found.evidence)
+        sandbox = self._registry.sandbox(attachment)
+        with self._undoing(begun):
+            if begun.replaced is None:
+                self._reconciler.apply(sandbox, confirm=True)
+            if begun.replaced is None or self._reconciler.advance(sandbox):
+                self._succeed(waiting, begun)
+                return True
+        # Whatever becomes of this ADD, the rest of the work is done in its turns.
+        self._reconciler.mark([sandbox])
+        waiting.begun = begun
+        return False
+
+    def _is_programmed(self, waiting: Waiting, begun: Begun) -> bool:
+        """Answer an ADD whose programming takes turns. False: it goes on."""
+        key = begun.attachment.key
+        with self._undoing(begun):
+            if not self._stands(begun):
+                raise CniError(TRY_AGAIN_LATER, f"{key}: its network namespace or its link is gone")
+            sandbox = self._registry.sandbox(begun.attachment)
+            if sandbox.error:
+                raise DataplaneError(sandbox.error)
+            if sandbox.dirty_since is not None and not sandbox.failures:
+                if self._clock() < waiting.deadline:
+                    return False
+                raise CniError(TRY_AGAIN_LATER, f"{key}: its policies take longer to program")
+        self._succeed(waiting, begun)
+        return True
+
+    @contextlib.contextmanager
+    def _undoing(self, begun: Begun) -> Iterator[None]:
         try:
-            self._reconciler.apply(self._registry.sandbox(attachment), confirm=replaced is None)
+            yield
         except Exception as error:
-            log.error("add-failed", extra={**fields, "error": str(error)})
-            if replaced is not None:
-                self._registry.undo(attachment, replaced)
+            log.error("add-failed", extra={**log_fields(begun.attachment.record), "error": str(error)})
+            if begun.replaced is not None and self._stands(begun):
+                self._registry.undo(begun.attachment, begun.replaced)
             raise
+
+    def _stands(self, begun: Begun) -> bool:
+        """Whether its attachment is still there: its netns may have ended, or another ADD have come."""
+        return self._registry.attachments.get(begun.attachment.key) is begun.attachment
+
+    def _succeed(self, waiting: Waiting, begun: Begun) -> None:
         waiting.request.reply({"ok": True})
-        log.info("added", extra={**fields, "evidence": found.evidence})
+        log.info("added", extra={**log_fields(begun.attachment.record), "evidence": begun.evidence})
 
     def _governed(self, add: AddRequest, identity: NetnsIdentity, link: Link | None) -> bool:
         """Whether the guard comes again, to an interface that has had its ADD since."""
@@ -362,24 +382,6 @@ class Lifecycle:
             return self._reconciler.verify(self._registry.sandbox(attachment))
         except (NetnsError, DataplaneError) as error:
             return str(error)
-
-
-def reply_error(request: Request, error: CniError) -> None:
-    """Log an error and send it as the reply."""
-    log.warning("refused", extra={"op": request.op, "code": error.code, "error": error.msg})
-    request.reply({"ok": False, "code": error.code, "msg": error.msg, "details": error.details})
-
-
-def reply_bug(request: Request, error: Exception) -> None:
-    """An exception that nobody foresaw: told to the client, logged with its traceback, and survived.
-
-    The state is as before the request: what changes state undoes it on any exception.
-    """
-    trace = "".join(traceback.format_exception(error))
-    log.critical("unexpected", extra={"op": request.op, "traceback": trace})
-    reply_error(
-        request, CniError(INTERNAL, f"unexpected {type(error).__name__}: {error}", "see the daemon's log")
-    )
 
 
 def _unknown(identity: cni.PodIdentity, pod: Pod | None, answer: Found | None) -> str:

@@ -7,6 +7,8 @@ computed once for all.
 """
 
 from hashlib import sha256
+from itertools import islice
+from typing import cast
 
 import msgspec
 
@@ -26,7 +28,9 @@ from daemon.program import (
     SetKind,
     SetSpec,
     chain_name,
+    closed,
     denied_gate,
+    used_sets,
 )
 
 __all__ = [
@@ -53,7 +57,13 @@ __all__ = [
     "dispatches",
     "in_commits",
     "make_plan",
+    "next_step",
 ]
+
+MOST_AT_ONCE = 5000
+"""Elements that one commit adds to sets which nothing refers to yet: 20 ms."""
+_EFFORT_OF_A_SET = 20
+"""To make one takes as long as so many elements."""
 
 _INTERVALS = (SetKind.SPANS, SetKind.PORTS)
 
@@ -157,6 +167,44 @@ def make_plan(desired: Program, actual: Program | None) -> Plan:
         stale_chains=stale_chains,
         stale_sets=tuple(sorted(before.sets.keys() - desired.sets.keys())),
     )
+
+
+def next_step(desired: Program, actual: Program | None) -> Program:
+    """Where to go first from `actual` on the way to `desired`, so that no commit takes long.
+
+    That is `desired` itself, unless sets that no rule looks up yet are large: they are filled a part at a
+    time, and all else stays as it is. actual None: nothing was ever there; what is large is closed first.
+    """
+    if actual is None:
+        return desired if _effort(_lacking(desired, EMPTY)) <= MOST_AT_ONCE else closed(desired, None)
+    lacking = _lacking(desired, actual)
+    if _effort(lacking) <= MOST_AT_ONCE:
+        return desired
+    sets, room = dict(actual.sets), MOST_AT_ONCE
+    for spec, elements in lacking:
+        room -= _EFFORT_OF_A_SET
+        if room <= 0:
+            break
+        part = elements if len(elements) <= room else frozenset(islice(elements, room))
+        there = spec.elements - elements
+        sets[spec.name] = msgspec.structs.replace(spec, elements=cast("Elements", there | part))
+        room -= len(part)
+    return Program(actual.gates, sets, actual.track)
+
+
+def _lacking(desired: Program, actual: Program) -> list[tuple[SetSpec, Elements]]:
+    """What the sets lack that no rule of `actual` looks up."""
+    used = set(used_sets(actual.gates.values()))
+    found: list[tuple[SetSpec, Elements]] = []
+    for name, spec in desired.sets.items():
+        there = actual.sets.get(name)
+        if name not in used and (there is None or there.elements is not spec.elements):
+            found.append((spec, spec.elements if there is None else spec.elements - there.elements))
+    return found
+
+
+def _effort(lacking: list[tuple[SetSpec, Elements]]) -> int:
+    return sum(_EFFORT_OF_A_SET + len(elements) for _, elements in lacking)
 
 
 def in_commits(plan: Plan) -> tuple[Plan, ...]:

@@ -32,6 +32,8 @@ log = get_logger(__name__)
 
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 60.0
+SLICE_SECONDS = 0.02
+"""Of work for one sandbox, then others have their turn."""
 
 
 class State(StrEnum):
@@ -152,10 +154,12 @@ class Reconciler:
     # --- working -----------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Apply one dirty sandbox that is due. False: none is."""
+        """Do a piece of work for one dirty sandbox that is due. False: none is."""
         now = self._clock()
-        for sandbox in self._dirty.values():
+        for token, sandbox in self._dirty.items():
             if sandbox.retry_at <= now:
+                # What takes several turns lets the others have theirs.
+                self._dirty[token] = self._dirty.pop(token)
                 self.reconcile(sandbox)
                 return True
         return False
@@ -170,12 +174,12 @@ class Reconciler:
         return nearest
 
     def reconcile(self, sandbox: Sandbox) -> None:
-        """Make one sandbox as desired.
+        """Make one sandbox as desired, or do a part of that.
 
         On failure: deny what could not be programmed and set the time of a retry.
         """
         try:
-            self.apply(sandbox)
+            self.advance(sandbox)
         except NetnsGoneError:
             self._on_gone(sandbox)
         except (DataplaneError, NetnsError) as error:
@@ -190,17 +194,36 @@ class Reconciler:
 
         confirm: where nothing is to be done, make sure that the kernel holds what was applied.
         """
+        while not self.advance(sandbox, confirm=confirm):
+            pass
+
+    def advance(self, sandbox: Sandbox, *, confirm: bool = False) -> bool:
+        """Do a part of apply() that does not hold up others for long; whether all is done."""
         if not sandbox.attachments:
             self._remove(sandbox)
-            return
+            return True
+        if not self._prepare(sandbox):
+            return False
         desired = self._desired(sandbox)
         if desired != sandbox.actual or (confirm and not self._commits.confirm(sandbox)):
-            self._commits.commit(sandbox, desired, _chain_names(sandbox))
+            # What an earlier run left is not known: that is rewritten in one piece, for all in it counts.
+            known = sandbox.actual is not None or sandbox.believed is None
+            step = planner.next_step(desired, sandbox.actual) if known else desired
+            self._commits.commit(sandbox, step, _chain_names(sandbox))
+            if step is not desired:
+                return False
         elif not sandbox.searched:
             with netns.entered(sandbox.identity.path, sandbox.identity):
                 self._commits.evict_rivals(sandbox, _chain_names(sandbox))
         self._mark_applied(sandbox)
         self._settle(sandbox)
+        return True
+
+    def _prepare(self, sandbox: Sandbox) -> bool:
+        """Whether it is known what is desired; SLICE_SECONDS of work at most."""
+        deadline = self._clock() + SLICE_SECONDS
+        governed = [a.key for a in sandbox.attachments.values() if not (a.record.guard or a.record.unready)]
+        return all(self._store.prepare(key, lambda: self._clock() >= deadline) for key in governed)
 
     def take_over(self, sandbox: Sandbox, digest: str, generation: int) -> bool:
         """At the start of the daemon, for a sandbox known from records.

@@ -54,6 +54,14 @@ class Tampering:
         self._refilled = now
         return max(0.0, 1.0 - self._tokens) * REPAIR_SECONDS
 
+    def calm(self, now: float) -> bool:
+        """It was found as it shall be. True: for long enough, `endless` ends with that."""
+        self.wait(now)
+        if not self.endless or self._tokens < REPAIRS / 2:
+            return False
+        self.endless = False
+        return True
+
     def spend(self, now: float) -> None:
         """One repair is made; `endless` when it was the last for now."""
         self.wait(now)

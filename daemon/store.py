@@ -8,7 +8,7 @@ Between `hold` and `release` they give what was allowed then and is allowed now.
 Not shared between threads. Touches no kernel, keeps nothing on disk, logs nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -296,6 +296,14 @@ class Store:
 
         While held: what both its floor and its policies permit. References mean `members`.
         """
+        self.prepare(key, enough=lambda: False)
+        found = self._attachments[key]
+        if self._floor is None:
+            return found.ruleset
+        return self._floor.ruleset(key, found.subject.namespace, found.ruleset)
+
+    def prepare(self, key: AttachmentKey, enough: Callable[[], bool]) -> bool:
+        """Work towards `ruleset` until `enough`, for it may take long; whether that is done."""
         found = self._attachments[key]
         if found.stale:
             ruleset = self._policies.compile(found.subject, self.governing(key))
@@ -304,10 +312,7 @@ class Store:
             found.stale = False
             if self._floor is None:
                 self._peers.hold(key, found.ruleset.sets(), found.subject.namespace)
-                self._peers.advance(key, enough=lambda: False)
-        if self._floor is None:
-            return found.ruleset
-        return self._floor.ruleset(key, found.subject.namespace, found.ruleset)
+        return self._floor is not None or self._peers.advance(key, enough)
 
     def members(self, ref: SharedRef) -> Members:
         """Who is in a set now, and while held was in it at the hold; the same object until that changes."""

@@ -119,8 +119,7 @@ class Watch:
         self._reconciler.repair(sandbox)
 
     def _calm(self, sandbox: Sandbox) -> None:
-        if sandbox.tampering.endless:
-            sandbox.tampering.endless = False
+        if sandbox.tampering.calm(self._clock()):
             self._reconciler.restate(sandbox)
 
 

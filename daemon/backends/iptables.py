@@ -16,49 +16,46 @@ from functools import partial
 from hashlib import blake2b
 
 from daemon import netns
-from daemon.backends import ipset, iptrender, ipttext
+from daemon.backends import ipset, iptrender, iptsets, ipttext
 from daemon.backends.base import Survey
 from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import one_thread
-from daemon.backends.iptentry import Entry, compile_line
+from daemon.backends.iptedit import clear_table, edit_table
 from daemon.backends.iptread import (
-    compile_lines,
-    read_entries,
     read_sets,
     rule_differences,
     set_differences,
     sets_alike,
 )
-from daemon.backends.iptrender import FAMILIES, FORMER_HOOKS, HOOKS, PREFIX, Edits, hook_line, set_name
-from daemon.backends.nfnetlink import Message
+from daemon.backends.iptrender import FAMILIES, FORMER_HOOKS, HOOKS, PREFIX, Edits, set_name
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.shape import REHEARSAL, shown
-from daemon.backends.xtables import FoundRule, ScratchTables, Table, Tables, require_tables
+from daemon.backends.xtables import ScratchTables, Table, Tables, require_tables
+from daemon.backends.xtclosed import close_table
 from daemon.backends.xtsockopt import FORMER_TABLE, TABLE, holds_chain, in_use, outline
 from daemon.errors import (
     BackendUnavailableError,
     DataplaneError,
     ForeignChangeError,
+    OversizeError,
     OvertakenError,
     TransactionError,
 )
-from daemon.planner import Plan, Program, SetChange, SetSpec, make_plan
+from daemon.log import get_logger
+from daemon.model import Direction
+from daemon.planner import Plan, Program, make_plan
 from daemon.program import closed
 
+log = get_logger(__name__)
+
+MOST_LINES = 16_000
+"""Of all attachments in a netns: 10 MiB, which can be read back with what others have there."""
+
 _COMMIT_TRIES = 5
-_IPSET_IN_USE = (4100, errno.EBUSY)
 _HOOKS = {TABLE: tuple(HOOKS), FORMER_TABLE: tuple(FORMER_HOOKS)}
 """Where a jump of ours stands, by table; older versions wrote the other one."""
 _IPSET_UNLIKE = (4103, errno.ENOENT)
 """An element, or a set, that is there and should not be, or the other way round."""
-_NEW = "-new"
-"""Behind the name of a set that is to replace another one."""
-
-_MOST_STALE = 100_000
-"""Elements that a set may hold beyond twice what it shall, to be worth reading."""
-_RULES_SEARCHED = 1000
-"""Of a hook, for jumps of ours: only the first rule matters, others there are somebody's play."""
-
 _REMEDY = (
     "it needs CAP_NET_ADMIN and a kernel with legacy tables and ipset (`modprobe -a ip_set_hash_ip "
     "ip_set_hash_net ip_set_hash_ipport ip_set_bitmap_port xt_set xt_conntrack xt_multiport xt_addrtype "
@@ -96,6 +93,7 @@ class IptablesBackend:
 
     def apply(self, plan: Plan, since: int = 0) -> int:
         """Sets and one commit a family, in the order of E5. A mark is a digest of both outlines."""
+        _require_room(plan.program)
         with self._working() as sock:
             return self._reset(sock, plan) if plan.reset else self._change(sock, plan, since)
 
@@ -163,7 +161,7 @@ class IptablesBackend:
                 for family in FAMILIES:
                     for name in _HOOKS:
                         self._clear(family, name)
-            self._destroy(sock, sorted(read_sets(sock)))
+            iptsets.destroy(sock, sorted(read_sets(sock)))
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[NetfilterSocket]:
@@ -190,10 +188,12 @@ class IptablesBackend:
             # What is written over would never be told of.
             raise OvertakenError(errno.EAGAIN, 0)
         # Refused here, a set stays that nothing refers to, until the next plan that resets.
-        sock.perform([message for spec in plan.new_sets for message in _made(set_name(spec.name), spec)])
+        sock.perform(
+            [message for spec in plan.new_sets for message in iptsets.made(set_name(spec.name), spec)]
+        )
         with _begun():
-            removal = [message for change in plan.set_changes for message in _removal(change)]
-            addition = [message for change in plan.set_changes for message in _addition(change)]
+            removal = [message for change in plan.set_changes for message in iptsets.removal(change)]
+            addition = [message for change in plan.set_changes for message in iptsets.addition(change)]
             if rules_change:
                 sock.perform(removal)
                 since = self._write(plan.program, read_sets(sock), edits)
@@ -201,7 +201,7 @@ class IptablesBackend:
             else:
                 # At once: an address that goes from one set to another is in neither for a moment.
                 sock.perform(removal + addition)
-            self._destroy(sock, [set_name(name) for name in plan.stale_sets])
+            iptsets.destroy(sock, [set_name(name) for name in plan.stale_sets])
         return since
 
     # --- a plan that makes all anew, whatever is there ---------------------------------------------------
@@ -212,42 +212,22 @@ class IptablesBackend:
         found = read_sets(sock)
         with _begun():
             # What a run that was killed would have put in the place of others.
-            self._destroy(sock, [name for name in found if name.endswith(_NEW)])
-            found = {name: header for name, header in found.items() if not name.endswith(_NEW)}
+            iptsets.destroy(sock, [name for name in found if name.endswith(iptsets.NEW)])
+            found = {name: header for name, header in found.items() if not name.endswith(iptsets.NEW)}
             if unlike := [
                 name for name, spec in wanted.items() if name in found and not found[name].like(spec)
             ]:
                 # Somebody has put other sets in the place of ours: no rule may look them up any more.
                 self._write_all(closed(plan.program, None), found)
-                self._destroy(sock, unlike)
+                iptsets.destroy(sock, unlike)
                 found = read_sets(sock)
             missing = {
-                name: self._prepare(sock, name, spec, found.get(name)) for name, spec in wanted.items()
+                name: iptsets.prepare(sock, name, spec, found.get(name)) for name, spec in wanted.items()
             }
             mark = self._write_all(plan.program, read_sets(sock))
             sock.perform([m for name, some in missing.items() for m in ipset.add_entries(name, some)])
-            self._destroy(sock, sorted(found.keys() - wanted.keys()))
+            iptsets.destroy(sock, sorted(found.keys() - wanted.keys()))
         return mark
-
-    def _prepare(
-        self, sock: NetfilterSocket, name: str, spec: SetSpec, found: FoundSet | None
-    ) -> frozenset[ipset.Entry]:
-        """Make a set hold what it holds by rights; returns what it lacks still."""
-        if found is None:
-            sock.perform(_made(name, spec))
-            return frozenset()
-        entries = ipset.entries(spec.elements, spec.kind, spec.family)
-        # Of one with far more than was ever ours nothing is believed, nor read.
-        few = found.size <= _MOST_STALE + 2 * len(entries)
-        there = read_entries(sock, name) if few else frozenset()
-        if found.plain and there == entries:
-            return frozenset()
-        kept = frozenset(entry for entry in entries if entry in there)
-        new = name + _NEW
-        sock.perform([ipset.create(new, spec), *ipset.add_entries(new, kept)])
-        sock.perform([ipset.swap(new, name)])
-        self._destroy(sock, [new])
-        return entries - kept
 
     def _write_all(self, program: Program, sets: dict[str, FoundSet]) -> int:
         """Make our chains as the program has them; those that are so already keep their counters."""
@@ -269,21 +249,49 @@ class IptablesBackend:
 
         Returns the mark: of what was there before it was read back, so of nothing that was changed since.
         """
-        outlines = []
+        outlines: list[bytes] = []
+        failed: DataplaneError | None = None
         with self._tables.locked():
             for family, edit in edits.items():
-                self._commit(family, partial(_edit, family=family, edit=edit, sets=sets, whole=whole))
-                outlines.append(outline(family))
-                with self._tables.opened(family) as table:
-                    said = list(rule_differences(table, family, program, sets))
-                if said:
-                    raise ForeignChangeError(f"what was written is not what stands there: {shown(said)}")
+                change = partial(edit_table, family=family, edit=edit, sets=sets, whole=whole)
+                try:
+                    outlines.append(self._write_family(program, sets, family, change, whole))
+                except DataplaneError as error:
+                    # A change is of both families: what one of them refuses does not keep it from the other.
+                    failed = error
+        if failed is not None:
+            raise failed
         return _mark(outlines)
+
+    def _write_family(
+        self,
+        program: Program,
+        sets: dict[str, FoundSet],
+        family: int,
+        change: Callable[[Table], None],
+        whole: bool,
+    ) -> bytes:
+        try:
+            self._commit(family, change)
+        except OversizeError as error:
+            if not whole:
+                raise
+            log.warning(
+                "table-replaced", extra={"reason": str(error), "with": "what drops all that is isolated"}
+            )
+            close_table(family, program.gates.values())
+            self._commit(family, partial(_reopen, change=change))
+        mark = outline(family)
+        with self._tables.opened(family) as table:
+            said = list(rule_differences(table, family, program, sets))
+        if said:
+            raise ForeignChangeError(f"what was written is not what stands there: {shown(said)}")
+        return mark
 
     def _clear(self, family: int, name: str) -> None:
         """Take all that is ours out of a table, if there is one."""
         if _of_interest(family, name):
-            self._commit(family, partial(_clear, family=family, hooks=_HOOKS[name]), name)
+            self._commit(family, partial(clear_table, family=family, hooks=_HOOKS[name]), name)
 
     def _commit(self, family: int, change: Callable[[Table], None], name: str = TABLE) -> None:
         """One commit; anew where somebody else's came between."""
@@ -298,14 +306,22 @@ class IptablesBackend:
                 else:
                     return
 
-    def _destroy(self, sock: NetfilterSocket, names: list[str]) -> None:
-        for name in names:
-            try:
-                sock.perform([ipset.destroy(name)])
-            except TransactionError as error:
-                # A rule of somebody else looks it up: it stays, and is taken over if it is wanted again.
-                if error.errno not in _IPSET_IN_USE:
-                    raise
+
+def _reopen(table: Table, change: Callable[[Table], None]) -> None:
+    """Change a table that close_table has put there: what drops all goes in the same commit."""
+    for hook in HOOKS:
+        table.flush(hook)
+    change(table)
+
+
+def _require_room(program: Program) -> None:
+    """TransactionError: ours alone would be more than is read back (nothing is begun then)."""
+    chains = [gate.chain(direction) for gate in program.gates.values() for direction in Direction]
+    lines = sum(len(chain.rules) for chain in chains if chain is not None)
+    if lines > MOST_LINES:
+        raise TransactionError(
+            errno.E2BIG, f"{lines} rules for one netns; {MOST_LINES} are the most", "the tables' rules"
+        )
 
 
 def _of_interest(family: int, table: str) -> bool:
@@ -326,20 +342,6 @@ def _mark(outlines: Iterable[bytes]) -> int:
     return int.from_bytes(blake2b(b"".join(outlines), digest_size=7).digest(), "big") + 1
 
 
-def _made(name: str, spec: SetSpec) -> list[Message]:
-    return [ipset.create(name, spec), *ipset.add(name, spec.elements, spec.kind, spec.family)]
-
-
-def _removal(change: SetChange) -> tuple[Message, ...]:
-    spec = change.spec
-    return ipset.remove(set_name(spec.name), change.removed, spec.kind, spec.family)
-
-
-def _addition(change: SetChange) -> tuple[Message, ...]:
-    spec = change.spec
-    return ipset.add(set_name(spec.name), change.added, spec.kind, spec.family)
-
-
 @contextlib.contextmanager
 def _begun() -> Iterator[None]:
     """From here on a refusal does not mean that nothing was changed."""
@@ -348,65 +350,3 @@ def _begun() -> Iterator[None]:
     except TransactionError as error:
         foreign = error.errno in _IPSET_UNLIKE
         raise (ForeignChangeError if foreign else DataplaneError)(f"done in part only: {error}") from error
-
-
-# --- editing a table -------------------------------------------------------------------------------------
-
-
-def _edit(table: Table, family: int, edit: Edits, sets: dict[str, FoundSet], whole: bool) -> None:
-    ours = {chain for chain in table.chains() if chain.startswith(PREFIX)}
-    wanted = {chain: compile_lines(lines, family, sets) for chain, lines in edit.written.items()}
-    if whole:
-        wanted = {
-            chain: entries for chain, entries in wanted.items() if not _same(table, chain, entries, ours)
-        }
-    gone = ours - edit.written.keys() if whole else ours.intersection(edit.gone)
-    for chain in wanted.keys() - ours:
-        table.create(chain)
-    for chain in [*(wanted.keys() & ours), *gone]:
-        table.flush(chain)
-    for chain, entries in wanted.items():
-        for entry in entries:
-            table.append(chain, entry)
-    for hook in HOOKS:
-        _stand_first(table, hook, compile_line(hook_line(hook), family, sets))
-    for chain in gone:
-        # One that somebody else's rule jumps to stays, empty.
-        with contextlib.suppress(TransactionError):
-            table.delete(chain)
-
-
-def _same(table: Table, chain: str, entries: list[Entry], ours: set[str]) -> bool:
-    there = table.rules(chain) if chain in ours else None
-    return (
-        there is not None
-        and len(there) == len(entries)
-        and all(rule.says(entry) for rule, entry in zip(there, entries, strict=True))
-    )
-
-
-def _stand_first(table: Table, hook: str, jump: Entry) -> None:
-    first = table.rules(hook, _RULES_SEARCHED)
-    if first and first[0].says(jump):
-        return
-    _remove_all(table, hook, jump, first)
-    table.insert(hook, jump)
-
-
-def _remove_all(table: Table, hook: str, jump: Entry, rules: list[FoundRule]) -> None:
-    """Take our jump out of a hook as often as it is among these of its rules."""
-    for rule in rules:
-        if rule.says(jump):
-            table.remove(hook, jump)
-
-
-def _clear(table: Table, family: int, hooks: tuple[str, ...]) -> None:
-    for hook in hooks:
-        jump = compile_line(hook_line(hook), family, {})
-        _remove_all(table, hook, jump, table.rules(hook, _RULES_SEARCHED))
-    ours = [chain for chain in table.chains() if chain.startswith(PREFIX)]
-    for chain in ours:
-        table.flush(chain)
-    for chain in ours:
-        with contextlib.suppress(TransactionError):
-            table.delete(chain)

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 
-from daemon.errors import DataplaneError
+from daemon.errors import DataplaneError, OversizeError
 from daemon.libc import LIBC
 
 MAX_TABLE_BYTES = 16 << 20
@@ -25,11 +25,11 @@ _NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/
 _NAMES_BYTES = 4096
 """There are five tables at the most."""
 # Address family, protocol level; the options' numbers are those of ip_tables.h and ip6_tables.h.
-_LEVELS = {4: (socket.AF_INET, 0), 6: (socket.AF_INET6, 41)}
+LEVELS = {4: (socket.AF_INET, 0), 6: (socket.AF_INET6, 41)}
 _GET_INFO, _GET_ENTRIES = 64, 65
 
 _NAME_BYTES = 32
-_INFO = struct.Struct("=32s I 5I 5I I I")
+INFO = struct.Struct("=32s I 5I 5I I I")
 """struct ipt_getinfo: name, hooks, where they start, where they end, number of entries, size."""
 _ENTRIES_HEAD = 40
 """struct ipt_get_entries: name, size, and padding up to the entries."""
@@ -53,10 +53,13 @@ def in_use(family: int, table: str = TABLE) -> bool:
 
 
 def require_readable(family: int, table: str = TABLE) -> int:
-    """The size of a table in bytes. DataplaneError: there is none, or it is larger than is read."""
-    *_, entries, size = _INFO.unpack(outline(family, table))
+    """The size of a table in bytes.
+
+    DataplaneError: there is none. OversizeError: it is larger than is read.
+    """
+    *_, entries, size = INFO.unpack(outline(family, table))
     if size > MAX_TABLE_BYTES:
-        raise DataplaneError(
+        raise OversizeError(
             f"somebody has put {entries} rules into the IPv{family} {table} table: {size} bytes, and "
             f"{MAX_TABLE_BYTES} are the most that is read"
         )
@@ -69,7 +72,7 @@ def outline(family: int, table: str = TABLE) -> bytes:
     It is another one when a rule comes or goes, not when one is exchanged for another of its size.
     DataplaneError: there is no table.
     """
-    buffer = ctypes.create_string_buffer(table.encode(), _INFO.size)
+    buffer = ctypes.create_string_buffer(table.encode(), INFO.size)
     _ask(family, _GET_INFO, buffer, table)
     return buffer.raw
 
@@ -84,7 +87,7 @@ def holds_chain(family: int, name: str, table: str = TABLE) -> bool:
 
 
 def _ask(family: int, option: int, buffer: "ctypes.Array[ctypes.c_char]", table: str) -> None:
-    kind, level = _LEVELS[family]
+    kind, level = LEVELS[family]
     length = ctypes.c_uint32(len(buffer))
     try:
         with socket.socket(kind, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:

@@ -21,7 +21,7 @@ Endpoint: TypeAlias = tuple[Address, int, int]
 """(address, protocol number, port): one named port of one pod (D4)."""
 
 
-class PodSet(msgspec.Struct, gc=False, frozen=True, cache_hash=True, weakref=True):
+class PodSet(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     """Pods by selectors, with their addresses on `networks` (C2, C3, C5).
 
     namespace: the only namespace when `namespaces` is None; else "" (equal sets are equal values).

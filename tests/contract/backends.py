@@ -99,9 +99,10 @@ NFTABLES = Subject(
         "nft delete table inet multi-networkpolicy",
         "nft add table inet multi-networkpolicy '{ flags dormant; }'",
         # The same rules, where no packet comes by.
-        f"""rule=$(nft list chain {_NFT} input | grep jump)
-        printf '%s\n' "flush chain {_NFT} input" "delete chain {_NFT} input" "add chain {_NFT} input" \
-            "add rule {_NFT} input $rule" | nft -f -""",
+        f"""rule=$(nft list chain {_NFT} prerouting | grep jump)
+        printf '%s\n' "flush chain {_NFT} prerouting" \
+            "delete chain {_NFT} prerouting" "add chain {_NFT} prerouting" \
+            "add rule {_NFT} prerouting $rule" | nft -f -""",
         # The same chain at a hook of its own.
         f"""rules=$(nft list chain {_NFT} tracking | grep 'ct state')
         printf '%s\n' "flush chain {_NFT} tracking" "delete chain {_NFT} tracking" \

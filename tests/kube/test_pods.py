@@ -344,7 +344,7 @@ def test_what_somebody_changes_in_a_pod_is_told_as_an_event(world: KubeWorld) ->
     world.apply(world.policy(only("a")))
     world.sync()
     with inside(made.pod.netns):
-        flush = ["nft", "flush", "chain", "inet", "multi-networkpolicy", "input"]
+        flush = ["nft", "flush", "chain", "inet", "multi-networkpolicy", "prerouting"]
         subprocess.run(flush, check=True)
     events = poll(
         lambda: [
@@ -355,7 +355,7 @@ def test_what_somebody_changes_in_a_pod_is_told_as_an_event(world: KubeWorld) ->
         bool,
         15.0,
     )
-    assert "chain input has 0 rules instead of 1" in events[0]["message"]
+    assert "chain prerouting has 0 rules instead of 1" in events[0]["message"]
     assert "it was restored" in events[0]["message"]
     world.stop("tampered")
     world.delete("tampered")

@@ -26,7 +26,7 @@ _OWN = [
     for kind in (0, 2)
     for body in (general(TABLE_FAMILY) + attr(1, string("somebody")),)
 ]
-FLUSH = [nftmessages.flush_rules("input")]
+FLUSH = [nftmessages.flush_rules("prerouting")]
 
 
 class Meddler:
@@ -52,7 +52,7 @@ class Meddler:
 
 
 def _flush_after_others(sock: NetfilterSocket) -> Callable[[], int]:
-    """Flush our input chain as soon as somebody else has committed, and before anybody commits once more."""
+    """Flush our first chain as soon as somebody else has committed, and before anybody commits once more."""
     known = read_generation(sock)
 
     def step() -> int:
@@ -82,7 +82,9 @@ def _flush_iptables(_: NetfilterSocket) -> Callable[[], int]:
     def step() -> int:
         for command in ("iptables-legacy", "ip6tables-legacy"):
             # Without the lock, as others' libraries would.
-            subprocess.run([command, "-F", "MNP-INPUT"], capture_output=True, check=False)
+            subprocess.run(
+                [command, "-t", "mangle", "-F", "MNP-PREROUTING"], capture_output=True, check=False
+            )
         return 1
 
     return step

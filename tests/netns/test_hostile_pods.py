@@ -18,17 +18,18 @@ import pytest
 from daemon import netns
 from daemon.backends import ipset, nfsocket
 from daemon.backends.base import Backend
-from daemon.backends.iptables import IptablesBackend
+from daemon.backends.iptables import MOST_LINES, IptablesBackend
 from daemon.backends.iptrender import PREFIX
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper
 from daemon.backends.nftables import NftablesBackend
 from daemon.backends.xtables import ScratchTables
 from daemon.backends.xtsockopt import MAX_TABLE_BYTES
 from daemon.desired import make_program
-from daemon.errors import DataplaneError
+from daemon.errors import DataplaneError, TransactionError
 from daemon.netlink import NLMSG_ERROR
 from daemon.planner import GateRequest, Program, make_plan
 from daemon.policy.ruleset import BlockSet, Match, Members, Ruleset
+from daemon.program import closed
 from daemon.rivals import Rivals
 from tests.lab import Lab
 from tests.lab.programs import run
@@ -155,14 +156,50 @@ def test_many_jumps_of_ours(backend: IptablesBackend, inside: None) -> None:
     assert backend.differences(program()) == ""
 
 
-def test_a_table_beyond_reason_is_refused(backend: IptablesBackend, inside: None) -> None:
-    sources = (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(120_000))
+def fill(family: int) -> None:
+    """Put more rules into the current netns' table than anybody reads."""
+    base = "10.{}.{}.{}" if family == 4 else "fd00:{:x}:{:x}::{:x}"
+    sources = (base.format(n >> 16, n >> 8 & 255, n & 255) for n in range(120_000))
     rules = "".join(f"-A PREROUTING -s {source} -j ACCEPT\n" for source in sources)
-    run("iptables-legacy-restore", "--noflush", text=f"*mangle\n:PREROUTING ACCEPT\n{rules}COMMIT\n")
-    with pytest.raises(
-        DataplaneError, match=rf"12000\d rules into the IPv4 mangle table.* {MAX_TABLE_BYTES} are"
-    ):
-        backend.apply(make_plan(program(), None))
+    command = "iptables-legacy-restore" if family == 4 else "ip6tables-legacy-restore"
+    run(command, "--noflush", text=f"*mangle\n:PREROUTING ACCEPT\n{rules}COMMIT\n")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_table_beyond_reason_is_replaced(backend: IptablesBackend, inside: None, family: int) -> None:
+    """Not read, nor left in the way of what policies isolate: whatever stood in it is gone."""
+    first, second = program(), program(ruleset=Ruleset((), None))
+    backend.apply(make_plan(first, None))
+    fill(family)
+    told = rf"12\d{{4}} rules into the IPv{family} mangle table.* {MAX_TABLE_BYTES} are the most that is read"
+    with pytest.raises(DataplaneError, match=told):
+        backend.apply(make_plan(second, first))
+    backend.apply(make_plan(second, None))
+    assert backend.differences(second) == ""
+    save = "iptables-legacy-save" if family == 4 else "ip6tables-legacy-save"
+    rules = [
+        line for line in run(save, "-t", "mangle").splitlines() if line.startswith(("-A PRE", "-A POST"))
+    ]
+    assert [line.rpartition(" ")[2] for line in rules] == ["MNP-PREROUTING", "MNP-POSTROUTING"]
+
+
+def test_more_rules_than_are_read_back_are_refused_before_anything_is_begun(
+    backend: IptablesBackend, inside: None
+) -> None:
+    def rules(count: int) -> Program:
+        ports = (Match(None, ((6, (1 + n, 1 + n)),), ("p",)) for n in range(count))
+        return program(ruleset=Ruleset(tuple(ports), None))
+
+    backend.apply(make_plan(program(), None))
+    with pytest.raises(TransactionError, match=f"{MOST_LINES + 1} rules for one netns; {MOST_LINES} are"):
+        backend.apply(make_plan(rules(MOST_LINES + 1), program()))
+    assert backend.differences(program()) == ""
+    backend.apply(make_plan(closed(rules(MOST_LINES + 1), program()), None))
+    assert backend.differences(closed(rules(MOST_LINES + 1), program())) == ""
+
+
+def test_a_table_beyond_reason_in_the_eyes_of_others(backend: IptablesBackend, inside: None) -> None:
+    fill(4)
     with pytest.raises(DataplaneError, match="the most that is read"):
         backend.present()
     # To a daemon with nftables that is a word of warning, and no failure.
