@@ -71,6 +71,10 @@ class References:
         self._stale.add(ref)
         if policy is not None:
             self._index(ref, policy)
+        elif ref not in self._found:
+            # Nothing was told of it, and perhaps nobody will ever ask.
+            self._stale.discard(ref)
+            self._unknown.discard(ref)
 
     def _index(self, ref: PolicyRef, policy: Policy) -> None:
         for network in policy.networks:
