@@ -19,5 +19,6 @@ def test_memory_is_flat_over_thousands_of_adds_and_dels(
     churn.run(TURNS // 2)
     after = churn.resident_mib()
     with capsys.disabled():
-        print(f"\n{backend}: {before:.1f} MiB after {TURNS // 2} ADDs and DELs, {after:.1f} after {TURNS}")  # noqa: T201
+        told = f"{before:.1f} MiB after {TURNS // 2} ADDs and DELs, {after:.1f} after {TURNS}"
+        print(f"\n{backend}: {told}")  # noqa: T201
     assert after - before <= MOST_MIB
