@@ -138,7 +138,8 @@ class Daemon:
         self._source = make_source(settings, lambda update: self._dataplane.post_update(update))
         source = self._source
         inbox = Inbox()
-        store = Store(settings.common_rules, Budget(settings.namespace_rules, settings.namespace_elements))
+        budget = Budget(settings.namespace_rules, settings.namespace_elements)
+        store = Store(settings.common_rules, budget, node_name(settings))
         records = RecordStore(settings.state_dir / "attachments", _boot_id())
         reconciler = Reconciler(
             store, choice.backend, clock, lambda sandbox: upkeep.on_gone(sandbox), choice.rivals
@@ -249,10 +250,15 @@ def make_source(settings: Settings, publish: Callable[[Update], None]) -> Source
     path = settings.kubeconfig
     login = Login(follow_kubeconfig(Path(path)) if path else follow_pod(os.environ))
     # kubelet's own default.
-    node_name = settings.node_name or os.uname().nodename.lower()
-    log.info("node", extra={"node": node_name})
-    client = Client(login, f"multi-networkpolicyd/{version('multi-networkpolicy')} ({node_name})")
-    return KubernetesSource(client, node_name, publish, Timing(), settings.events)
+    node = node_name(settings)
+    log.info("node", extra={"node": node})
+    client = Client(login, f"multi-networkpolicyd/{version('multi-networkpolicy')} ({node})")
+    return KubernetesSource(client, node, publish, Timing(), settings.events)
+
+
+def node_name(settings: Settings) -> str:
+    """What pods call this node."""
+    return settings.node_name or os.uname().nodename.lower()
 
 
 def _boot_id() -> str:

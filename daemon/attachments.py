@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from daemon.model import Address, AttachmentKey, ContainerPort, Network
+from daemon.networks import Candidates
 
 RECORD_VERSION = 1
 """Written. This one and the one before it are read."""
@@ -33,10 +34,12 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     netns, device, inode, cookie: the namespace's path and identity (cookie None: the kernel has none).
     ifindex 0: a guard, whose device does not exist yet. addresses: those of ADD's result.
     pod_*: "" without identity. labels, ports: of the last pod object seen with that UID (A11).
-    networks: candidate net-attach-defs; evidence: how they were found; configured, config_name: the keys
-    `netAttachDef` and `name` of the plugin's configuration. withdrawn: DEL came, the link may live on.
-    unready: everything is denied until the source is read. serial: later records have higher ones.
-    digest, generation: of what was applied last to the whole netns; "" and 0 where that is not known.
+    networks: the net-attach-defs whose policies govern it; candidates: those that it may be of, () in a
+    record of before: the same; chosen: which of them by network-status; evidence: how they were found;
+    configured, config_name: the keys `netAttachDef` and `name` of the plugin's configuration. withdrawn: DEL
+    came, the link may live on. unready: everything is denied until the source is read. serial: later records
+    have higher ones. digest, generation: of what was applied last to the whole netns; "" and 0 where that is
+    not known.
     """
 
     version: int
@@ -66,6 +69,17 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     serial: int = 0
     digest: str = ""
     generation: int = 0
+    candidates: tuple[Network, ...] = ()
+    chosen: Network = ""
+
+    @property
+    def known(self) -> Candidates:
+        """What is known of the net-attach-def that it is of."""
+        networks = self.candidates or (
+            (self.configured,) if self.configured in self.networks else self.networks
+        )
+        also = tuple(network for network in self.networks if network not in networks)
+        return Candidates(networks, self.evidence, also, self.chosen)
 
     @property
     def key(self) -> AttachmentKey:

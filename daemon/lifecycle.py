@@ -27,7 +27,7 @@ from daemon.model import Pod
 from daemon.netns import Link, NetnsIdentity
 from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
-from daemon.registry import Registry, identity_of, log_fields
+from daemon.registry import Registry, identity_of, log_fields, network_fields
 from daemon.replies import reply_bug, reply_error
 from daemon.server import Request
 from daemon.sources.base import Found
@@ -196,7 +196,9 @@ class Lifecycle:
         if self._held(waiting.token) is not None and not late:
             return False
         if add.guard or add.pod is None:
-            return self._commit(waiting, None, NO_NETWORK, unready=False)
+            # No policy can select it without a pod, but its addresses are taken.
+            found = Candidates((add.network,), "config") if add.network and not add.guard else NO_NETWORK
+            return self._commit(waiting, None, found, unready=False)
         if not self._upkeep.ready:
             return late and self._answer_unready(waiting, self._upkeep.not_ready_because)
         pod = self._known_pod(waiting, add.pod)
@@ -357,8 +359,7 @@ class Lifecycle:
             pod_uid=uid,
             labels={} if pod is None else dict(pod.labels),
             ports=() if pod is None else pod.ports,
-            networks=found.networks,
-            evidence=found.evidence,
+            **network_fields(found),
             configured=add.network or "",
             config_name=add.config_name,
             guard=add.guard,

@@ -22,11 +22,17 @@ ALL_PORTS: Span = (0, 65535)
 """A whole protocol. Port 0 is legal on the wire although no policy can name it (C8, D2)."""
 
 
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
 def is_pod_address(address: Address) -> bool:
-    """Whether it is unicast, and neither loopback nor unspecified: else no peer ever has it."""
+    """Whether a packet can have it as source: unicast, and neither loopback nor unspecified.
+
+    Nor IPv4 in IPv6's form: no such packet is on any wire, and Linux drops it.
+    """
     if len(address) == 4:
         return address[0] not in (0, 127) and address[0] < 224
-    return address[0] != 0xFF and int.from_bytes(address, "big") > 1
+    return address[0] != 0xFF and int.from_bytes(address, "big") > 1 and not address.startswith(_V4_MAPPED)
 
 
 class Direction(StrEnum):
@@ -220,6 +226,7 @@ class Pod(msgspec.Struct, frozen=True):
 
     config_hash: of a static pod (`kubernetes.io/config.hash`), which runtimes pass as its UID; else "".
     local: it may run on this node; false: it is known to be another node's, and by its metadata alone.
+    node: its `spec.nodeName`; "": not said.
     """
 
     namespace: str
@@ -233,6 +240,7 @@ class Pod(msgspec.Struct, frozen=True):
     statuses: tuple[NetworkStatus, ...] = ()
     config_hash: str = ""
     local: bool = True
+    node: str = ""
     problems: tuple[Problem, ...] = ()
 
     @property

@@ -2,7 +2,8 @@
 
 In: what the configuration, Multus' cache, the pod and the net-attach-defs say. Out: candidates and where
 they came from. Several candidates mean the union of their restrictions (a policy that names any of them
-governs), never a guess that opens. Pure but for `read_multus_cache`.
+governs), never a guess that opens. What a pod's annotations say after its ADD restricts it too, and makes it
+no peer on any other network. Pure but for `read_multus_cache`.
 """
 
 from collections.abc import Iterable
@@ -11,24 +12,30 @@ from typing import Any
 
 import msgspec
 
-from daemon.model import NetAttachDef, Network, Pod
+from daemon.model import Address, NetAttachDef, Network, Pod
 
 MAX_CACHE_BYTES = 1 << 20
 
+WEAK = ("name", "net-attach-defs")
+"""Evidence by what net-attach-defs were known at the ADD; that may have been behind."""
+
 
 class Candidates(msgspec.Struct, frozen=True):
-    """networks: sorted.
+    """networks: those that it may be of, sorted. also: what it is said to be of since, and only restricts.
 
-    evidence: "config", "multus-cache", "pod-networks", "net-attach-defs", "name", "status" or "none".
+    evidence: "config", "multus-cache", "pod-networks", "net-attach-defs", "name" or "none". chosen: which of
+    the networks its pod's network-status says, "": nothing that counts.
     """
 
     networks: tuple[Network, ...]
     evidence: str
+    also: tuple[Network, ...] = ()
+    chosen: Network = ""
 
     @property
-    def certain(self) -> bool:
-        """Whether it is known which one it is."""
-        return len(self.networks) == 1 and self.evidence != "name"
+    def governing(self) -> tuple[Network, ...]:
+        """All whose policies govern it, sorted."""
+        return tuple(sorted({*self.networks, *self.also}))
 
 
 def find_networks(
@@ -45,26 +52,63 @@ def find_networks(
     interface.
     """
     if configured is not None:
-        return Candidates((configured,), "config")
+        # Whoever writes a net-attach-def may write another one's name into it; Multus knows which it used.
+        return Candidates(tuple(sorted({configured, cached or configured})), "config")
     if cached is not None:
         return Candidates((cached,), "multus-cache")
     requested = {request.network for request in pod.requests if request.interface == ifname}
     if requested:
         return Candidates(tuple(sorted(requested)), "pod-networks")
-    chained = {d.network for d in definitions if d.chained and d.config_name == config_name}
     named = {request.network for request in pod.requests if request.interface is None}
-    if chained:
-        # Where the pod asked for networks without naming interfaces, one of those is meant; if none of them
-        # fits, what we know of the net-attach-defs lags behind, and all may be.
-        return Candidates(tuple(sorted(chained & named or chained | named)), "net-attach-defs")
+    if fitting := _fitting(named, config_name, definitions):
+        return Candidates(fitting, "net-attach-defs")
     # Nothing is known but names. To restrict all that it may be is safe, to leave one out would open.
     return Candidates(tuple(sorted({*named, f"{pod.namespace}/{config_name}"})), "name")
 
 
-def confirm_networks(pod: Pod, ifname: str) -> Candidates | None:
-    """What network-status says of this interface, once Multus has written it; None before."""
-    networks = {status.network for status in pod.statuses if status.interface == ifname}
-    return Candidates(tuple(sorted(networks)), "status") if networks else None
+def _fitting(
+    named: Iterable[Network], config_name: str, definitions: Iterable[NetAttachDef]
+) -> tuple[Network, ...]:
+    """Those of `named` that chain us by that name; if none of them does but others do: all of them.
+
+    For then what we know of the net-attach-defs lags behind. (): nobody chains us by that name.
+    """
+    chained = {d.network for d in definitions if d.chained and d.config_name == config_name}
+    return tuple(sorted((chained & {*named}) or {*chained, *named})) if chained else ()
+
+
+def told_networks(pod: Pod, ifname: str) -> tuple[Network, ...]:
+    """What network-status says of this interface, sorted; (): Multus has not written it yet."""
+    return tuple(sorted({status.network for status in pod.statuses if status.interface == ifname}))
+
+
+def told_addresses(pod: Pod, ifname: str) -> frozenset[Address]:
+    """The addresses that network-status gives this interface."""
+    return frozenset(a for status in pod.statuses if status.interface == ifname for a in status.addresses)
+
+
+def reconsider(
+    present: Candidates,
+    config_name: str,
+    told: tuple[Network, ...],
+    agrees: bool,
+    definitions: Iterable[NetAttachDef],
+) -> Candidates:
+    """What is known of an attachment since its ADD.
+
+    told: what network-status says of its interface. agrees: with the addresses that ADD gave, too. Whoever
+    may write a pod's annotations may have written that: it takes no restriction away, and chooses at most
+    among networks of which each is possible. What the pod asks for meanwhile counts no more.
+    """
+    found, also = msgspec.structs.replace(present, also=()), {*told}
+    if present.evidence in WEAK and (fitting := _fitting(present.networks, config_name, definitions)):
+        also |= {*fitting}
+        if present.evidence == "name":
+            found = Candidates(fitting, "net-attach-defs")
+    # Where a configuration names another than Multus used, one of them lies: that is to be mended.
+    if agrees and len(told) == 1 and {*told} < {*found.networks} and found.evidence != "config":
+        found = msgspec.structs.replace(found, chosen=found.chosen or told[0])
+    return msgspec.structs.replace(found, also=tuple(sorted(also - {*found.networks})))
 
 
 def read_multus_cache(directory: Path, container_id: str, ifname: str) -> Network | None:

@@ -11,8 +11,9 @@ import msgspec
 
 from daemon.attachments import Record, RecordStore
 from daemon.log import get_logger
-from daemon.model import AttachmentKey, Subject
+from daemon.model import AttachmentKey, Network, Subject
 from daemon.netns import NetnsIdentity
+from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.store import Store
 
@@ -46,7 +47,8 @@ class Registry:
         if not record.guard:
             pod = (record.pod_namespace, record.pod_name) if record.pod_name else None
             addresses = () if record.withdrawn else record.addresses
-            self.mark(self._store.attach(record.key, pod, record.pod_uid, subject_of(record), addresses))
+            subject, candidates = subject_of(record), peer_networks(record)
+            self.mark(self._store.attach(record.key, pod, record.pod_uid, subject, addresses, candidates))
         self._reconciler.mark([sandbox])
 
     def detach(self, attachment: Attachment) -> None:
@@ -129,11 +131,11 @@ class Registry:
         if not attachment.record.guard:
             self.mark(self._store.withdraw(attachment.key))
 
-    def rename_networks(self, attachment: Attachment, networks: tuple[str, ...], evidence: str) -> None:
-        """It turned out which net-attach-defs made this attachment."""
-        if networks != attachment.record.networks:
-            self.mark(self._store.update_networks(attachment.key, networks))
-        self.update(attachment, networks=networks, evidence=evidence)
+    def rename_networks(self, attachment: Attachment, found: Candidates) -> None:
+        """More is known of which net-attach-def made this attachment."""
+        self.update(attachment, **network_fields(found))
+        record = attachment.record
+        self.mark(self._store.update_networks(record.key, record.networks, peer_networks(record)))
 
     def drop_sandbox(self, sandbox: Sandbox) -> None:
         """The netns is gone, and with it the rules."""
@@ -174,6 +176,22 @@ class Registry:
 def identity_of(record: Record) -> NetnsIdentity:
     """The network namespace that a record speaks of."""
     return NetnsIdentity(record.netns, record.device, record.inode, record.cookie)
+
+
+def network_fields(found: Candidates) -> dict[str, Any]:
+    """What a record says of net-attach-defs."""
+    return {
+        "networks": found.governing,
+        "evidence": found.evidence,
+        "candidates": found.networks,
+        "chosen": found.chosen,
+    }
+
+
+def peer_networks(record: Record) -> tuple[Network, ...]:
+    """The networks that an attachment may be on as a peer: only where that is one, it is one (C5)."""
+    known = record.known
+    return (known.chosen,) if known.chosen else known.networks
 
 
 def subject_of(record: Record) -> Subject:

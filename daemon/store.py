@@ -26,22 +26,26 @@ from daemon.model import (
     Problem,
     Subject,
 )
-from daemon.policy.attached import Attached, make_peer
+from daemon.policy.attached import Attached
 from daemon.policy.budget import DEFAULT, Budget, PolicyRef
 from daemon.policy.compile import governs
 from daemon.policy.dicts import add, count, discard, put
 from daemon.policy.floor import Allowed, Floor
 from daemon.policy.governing import Policies
+from daemon.policy.holders import Holders
 from daemon.policy.peerset import PodRef
 from daemon.policy.peersets import NAME_LABEL, PeerSets
-from daemon.policy.problems import Problems
+from daemon.policy.problems import Problems, too_many_pods
 from daemon.policy.ruleset import OPEN, Members, Ruleset, SharedRef
 
 
 class Store:
-    """Objects, attachments and the indices between them."""
+    """Objects, attachments and the indices between them.
 
-    def __init__(self, common: CommonRules, budget: Budget = DEFAULT) -> None:
+    node: this node's name, by which pods say that they are of it; "": not known.
+    """
+
+    def __init__(self, common: CommonRules, budget: Budget = DEFAULT, node: str = "") -> None:
         self._namespaces: dict[str, Namespace] = {}
         self._net_attach_defs: dict[Network, NetAttachDef] = {}
         self._pods: dict[PodRef, Pod] = {}
@@ -53,10 +57,10 @@ class Store:
         self._attachments: dict[AttachmentKey, Attached] = {}
         self._attachments_at: dict[tuple[str, Network], set[AttachmentKey]] = {}
         self._attachments_of: dict[PodRef, set[AttachmentKey]] = {}
-        self._left: dict[PodRef, set[Network]] = {}  # where a pod that is still listed had an attachment
+        self._holders = Holders(node)
         self._peers = PeerSets(budget.elements)
         self._floor: Floor | None = None
-        self._problems = Problems()
+        self._problems = Problems(self._holders.names)
 
     # --- objects -----------------------------------------------------------------------------------------
 
@@ -96,12 +100,16 @@ class Store:
         put(self._pods, ref, pod)
         count(self._local_pods, ref[0], _lives_here(pod) - _lives_here(before))
         if pod is None or before is None or before.uid != pod.uid:
-            self._left.pop(ref, None)
-        dirty = self._update_peer(ref)
+            self._holders.forget(ref)
+        dirty = set()
         for key in self._attachments_of.get(ref, ()):
-            if pod is not None and self._attachments[key].follow(pod):
+            found = self._attachments[key]
+            held = found.holds
+            if pod is not None and found.follow(pod):
                 dirty.add(key)
-        return dirty
+            if found.holds is not held:
+                dirty |= self._update_holder(found)
+        return dirty | self._update_peer(ref)
 
     def _put_net_attach_def(self, key: ObjectKey, definition: NetAttachDef | None) -> None:
         network = f"{key.namespace}/{key.name}"
@@ -175,11 +183,13 @@ class Store:
         pod_uid: str,
         subject: Subject,
         addresses: tuple[Address, ...],
+        candidates: tuple[Network, ...] | None = None,
     ) -> set[AttachmentKey]:
         """An attachment that is there from now on, or that is so again with what is said now.
 
         pod_ref None: no identity, so no policy governs it. pod_uid "": whatever pod has that name.
         subject: its labels and ports count while the source has no such pod (A11). addresses: of its ADD.
+        candidates: the networks that it may be on; None: those of its subject, which may name more.
         The dirty attachments, this one among them.
         """
         dirty = {key}
@@ -188,16 +198,15 @@ class Store:
             dirty |= self.detach(key)
         if self._floor is not None:
             self._floor.admit(key, pod_ref, pod_uid)
-        new = Attached(pod_ref, pod_uid, subject, addresses, known.ruleset if known else OPEN)
+        may_be = subject.networks if candidates is None else candidates
+        new = Attached(pod_ref, pod_uid, subject, addresses, may_be, known.ruleset if known else OPEN)
         self._attachments[key] = new
         self._index(key, new)
         if pod_ref is not None:
             add(self._attachments_of, pod_ref, key)
-            self._left.get(pod_ref, set()).difference_update(subject.networks)
             if (pod := self._pods.get(pod_ref)) is not None:
                 new.follow(pod)
-            dirty |= self._update_peer(pod_ref)
-        return dirty
+        return dirty | self._update_holder(new)
 
     def withdraw(self, key: AttachmentKey) -> set[AttachmentKey]:
         """DEL: its addresses leave the peer sets at once, for they get reused; it stays governed (A11)."""
@@ -205,7 +214,7 @@ class Store:
         if found is None:
             return set()
         found.live = False
-        return set() if found.pod_ref is None else self._update_peer(found.pod_ref)
+        return self._update_holder(found)
 
     def detach(self, key: AttachmentKey) -> set[AttachmentKey]:
         """The attachment is gone, and its netns or link too. The dirty ones among the others."""
@@ -216,25 +225,30 @@ class Store:
         self._peers.hold(key, ())
         if self._floor is not None:
             self._floor.leave(key)
-        if found.pod_ref is None:
-            return set()
-        discard(self._attachments_of, found.pod_ref, key)
-        pod = self._pods.get(found.pod_ref)
-        if pod is not None and found.is_of(pod):
-            # Until the pod object goes, its network-status may name addresses that others have by now.
-            self._left.setdefault(found.pod_ref, set()).update(found.subject.networks)
-        return self._update_peer(found.pod_ref)
+        found.live = False
+        if found.pod_ref is not None:
+            discard(self._attachments_of, found.pod_ref, key)
+            pod = self._pods.get(found.pod_ref)
+            if pod is not None and found.is_of(pod):
+                self._holders.leave(found.pod_ref)
+        return self._update_holder(found)
 
-    def update_networks(self, key: AttachmentKey, networks: tuple[Network, ...]) -> set[AttachmentKey]:
-        """Other candidate net-attach-defs, once network-status is known; the dirty attachments."""
+    def update_networks(
+        self, key: AttachmentKey, networks: tuple[Network, ...], candidates: tuple[Network, ...]
+    ) -> set[AttachmentKey]:
+        """Other net-attach-defs that it may be of, or that restrict it; the dirty attachments."""
         found = self._attachments[key]
-        if found.subject.networks == networks:
-            return set()
-        self._unindex(key, found)
-        found.subject = msgspec.structs.replace(found.subject, networks=networks)
-        found.stale = True
-        self._index(key, found)
-        return {key} if found.pod_ref is None else {key} | self._update_peer(found.pod_ref)
+        dirty: set[AttachmentKey] = set()
+        if found.subject.networks != networks:
+            self._unindex(key, found)
+            found.subject = msgspec.structs.replace(found.subject, networks=networks)
+            found.stale = True
+            self._index(key, found)
+            dirty.add(key)
+        if found.candidates != candidates:
+            found.candidates = candidates
+            dirty |= self._update_holder(found)
+        return dirty
 
     def _index(self, key: AttachmentKey, new: Attached) -> None:
         if new.pod_ref is not None:
@@ -246,15 +260,23 @@ class Store:
             for network in set(old.subject.networks):
                 discard(self._attachments_at, (old.subject.namespace, network), key)
 
+    def _update_holder(self, attached: Attached) -> set[AttachmentKey]:
+        """An attachment comes, changes or goes: its pod, and whoever else is said to have its addresses."""
+        concerned = self._holders.put(attached) | {attached.pod_ref}
+        return {key for ref in concerned if ref is not None for key in self._update_peer(ref)}
+
     def _update_peer(self, ref: PodRef) -> set[AttachmentKey]:
         pod, before = self._pods.get(ref), self._peers.pods().get(ref)
-        if pod is None:  # A11
-            peer = None
-        else:
-            attached = [self._attachments[key] for key in self._attachments_of.get(ref, ())]
-            peer = make_peer(pod, attached, self._left.get(ref, ()))
+        own = [] if pod is None else self._own(pod)
+        peer = None if pod is None else self._holders.make_peer(pod, own)  # A11
+        self._holders.name(ref, before, peer)
         self._problems.put_peer(ref, before, peer)
+        self._problems.put_claims(ref, () if pod is None else self._holders.false_claims(pod, own))
         return self._peers.put_pod(ref, peer)
+
+    def _own(self, pod: Pod) -> list[Attached]:
+        attached = (self._attachments[key] for key in self._attachments_of.get(pod.ref, ()))
+        return [one for one in attached if one.is_of(pod)]
 
     # --- while the source is behind ----------------------------------------------------------------------
 
@@ -362,13 +384,8 @@ class Store:
     def _overflown(self) -> Iterator[tuple[PolicyRef, Problem]]:
         """Policies whose selectors select more pods than there is room for (F2)."""
         for namespace, refs in self._peers.overflown().items():
-            told = (
-                "it selects more pods than there is room for, and the largest of its sets permit nobody: all "
-                f"policies of namespace {namespace} together may have {self._budget.elements} pods in their "
-                "sets. Select fewer, or have namespaceElements raised"
-            )
             for ref in self._policies.selecting(namespace, refs):
-                yield ref, Problem("spec", told)
+                yield ref, too_many_pods(namespace, self._budget.elements)
 
 
 def _lives_here(pod: Pod | None) -> bool:

@@ -4,18 +4,26 @@ In: changes of the source, records found at the start, the passing of time. Out:
 verified, or dropped with their netns. Only the dataplane thread calls this module.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from daemon import netns
 from daemon.attachments import Record, RecordStore
 from daemon.errors import NetnsGoneError
 from daemon.log import get_logger
-from daemon.model import AttachmentKey, Change, NetAttachDef, Network, Pod
+from daemon.model import Address, AttachmentKey, Change, NetAttachDef, Network, Pod
 from daemon.netns import NetnsIdentity
-from daemon.networks import Candidates, confirm_networks, find_networks, read_multus_cache
+from daemon.networks import (
+    Candidates,
+    find_networks,
+    read_multus_cache,
+    reconsider,
+    told_addresses,
+    told_networks,
+)
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
-from daemon.registry import Registry, identity_of, log_fields
+from daemon.registry import Registry, identity_of, log_fields, network_fields
 from daemon.sources.base import Update
 from daemon.store import Store
 
@@ -24,6 +32,7 @@ log = get_logger(__name__)
 ENDING = "its namespace is being deleted: the rules of the run before stay as they are"
 PODS_AT_ONCE = 500
 """Of an update, then others have their turn: a tenant may write policies that make each pod cost 2 ms."""
+MAX_TOLD = 4
 IDENTITY_TURNS = 4
 """In so many sweeps each netns is identified once; in all of them it is looked for."""
 
@@ -126,33 +135,19 @@ class Upkeep:
         if record.unready:
             self._converge(attachment, pod)
             return
-        found = self._better(record, pod)
-        if found != Candidates(record.networks, record.evidence):
-            if found.networks != record.networks:
-                log.warning("networks-differ", extra={**log_fields(record), "now": ",".join(found.networks)})
-            self._registry.rename_networks(attachment, found.networks, found.evidence)
+        told, definitions = told_networks(pod, record.ifname), self._store.net_attach_defs().values()
+        agrees = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
+        found = reconsider(record.known, record.config_name, told, agrees, definitions)
+        if found != record.known:
+            if found.governing != record.networks:
+                now = ",".join(found.governing)
+                log.warning("networks-differ", extra={**log_fields(record), "now": now})
+            self._registry.rename_networks(attachment, found)
         notes = _status_notes(attachment.record, pod)
         if notes != attachment.notes:
             attachment.notes = notes
             for note in notes:
                 log.warning("network-status-differs", extra={**log_fields(record), "note": note})
-
-    def _better(self, record: Record, pod: Pod) -> Candidates:
-        present = Candidates(record.networks, record.evidence)
-        status = confirm_networks(pod, record.ifname)
-        if status is None:
-            if record.evidence not in ("name", "net-attach-defs"):
-                return present
-            definitions = self._store.net_attach_defs().values()
-            found = find_networks(None, None, record.config_name, record.ifname, pod, definitions)
-            if record.evidence == "name":
-                return found
-            # Whoever takes the plugin out of a chain takes no restriction off what that chain has made.
-            return Candidates(tuple(sorted({*present.networks, *found.networks})), present.evidence)
-        if set(status.networks) <= set(present.networks):
-            return present if present.certain or not _as_added(record, pod) else status
-        # Whoever may write the pod's annotations may have written this one: it can add restrictions only.
-        return Candidates(tuple(sorted({*present.networks, *status.networks})), present.evidence)
 
     def _converge(self, attachment: Attachment, pod: Pod) -> None:
         """An ADD that was answered by denying everything gets its real rules: its pod is known now."""
@@ -164,8 +159,7 @@ class Upkeep:
             pod_uid=pod.uid or record.pod_uid,
             labels=dict(pod.labels),
             ports=pod.ports,
-            networks=found.networks,
-            evidence=found.evidence,
+            **network_fields(found),
         )
 
     def unverified(self) -> list[Sandbox]:
@@ -322,19 +316,28 @@ def _gone_at_start(record: Record) -> str:
 
 
 def _status_notes(record: Record, pod: Pod) -> tuple[str, ...]:
-    status = confirm_networks(pod, record.ifname)
-    if status is None:
-        return ()
+    """What the author of a pod, or of a net-attach-def, should know of one attachment."""
     notes: list[str] = []
-    if status.networks != record.networks:
-        told, governing = ", ".join(status.networks), ", ".join(record.networks)
-        notes.append(f"network-status says that it is {told}; policies for any of {governing} govern")
-    if not _as_added(record, pod):
-        notes.append("network-status lists other addresses than ADD gave")
+    candidates, governing = ", ".join(record.known.networks), ", ".join(record.networks)
+    if record.evidence == "config" and len(record.known.networks) > 1:
+        notes.append(
+            f"its configuration says netAttachDef {record.configured}, and Multus made it of another one: "
+            f"policies for any of {candidates} govern, and it is no peer; correct netAttachDef"
+        )
+    told = told_networks(pod, record.ifname)
+    if not told:
+        return tuple(notes)
+    if told != record.networks:
+        remedy = "; set netAttachDef in their configurations" if len(record.known.networks) > 1 else ""
+        says = f"network-status says that it is {', '.join(told)}"
+        notes.append(f"{says}; policies for any of {governing} govern{remedy}")
+    listed = told_addresses(pod, record.ifname)
+    if listed != {*record.addresses}:
+        notes.append(f"network-status lists {_texts(listed)}, and ADD gave {_texts(record.addresses)}")
     return tuple(notes)
 
 
-def _as_added(record: Record, pod: Pod) -> bool:
-    """Whether network-status gives this interface the addresses of its ADD, as Multus would."""
-    listed = [status.addresses for status in pod.statuses if status.interface == record.ifname]
-    return bool(record.addresses) and {a for addresses in listed for a in addresses} == set(record.addresses)
+def _texts(addresses: Iterable[Address]) -> str:
+    """A few addresses for people."""
+    texts = [str(ip_address(address)) for address in sorted(addresses)]
+    return f"{', '.join(texts[:MAX_TOLD])}{', …' if texts[MAX_TOLD:] else ''}" or "none"

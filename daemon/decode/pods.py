@@ -34,6 +34,7 @@ MAX_CONTAINERS = 1000
 MAX_PORTS = 10_000
 MAX_ENTRIES = 1000
 MAX_ADDRESSES = 64
+MAX_ADDRESSES_OF_A_POD = 256
 
 
 def decode_pod(namespace: str, name: str, raw: Raw) -> Pod:
@@ -53,6 +54,7 @@ def decode_pod(namespace: str, name: str, raw: Raw) -> Pod:
         requests=_read_requests(read_annotation(metadata, NETWORKS), namespace, problems),
         statuses=_read_statuses(read_annotation(metadata, NETWORK_STATUS), problems),
         config_hash=read_annotation(metadata, CONFIG_HASH),
+        node=expect_string(spec.get("nodeName"), "spec.nodeName"),
         problems=problems.found(),
     )
 
@@ -172,8 +174,22 @@ def _read_statuses(text: str, problems: Problems) -> tuple[NetworkStatus, ...]:
     items = _read_json_list(text, field, problems) if text.strip() else []
     if len(items) > MAX_ENTRIES:
         problems.add(field, f"{len(items)} entries; only the first {MAX_ENTRIES} are read")
-    found = (_read_status(item, f"{field}[{i}]", problems) for i, item in enumerate(items[:MAX_ENTRIES]))
-    return tuple(status for status in found if status is not None)
+    read = (_read_status(item, f"{field}[{i}]", problems) for i, item in enumerate(items[:MAX_ENTRIES]))
+    return _bounded([status for status in read if status is not None], field, problems)
+
+
+def _bounded(statuses: list[NetworkStatus], field: str, problems: Problems) -> tuple[NetworkStatus, ...]:
+    """What one pod says costs others when it changes: so many addresses, and no more."""
+    total = sum(len(status.addresses) for status in statuses)
+    if total <= MAX_ADDRESSES_OF_A_POD:
+        return tuple(statuses)
+    problems.add(field, f"{total} addresses; only the first {MAX_ADDRESSES_OF_A_POD} are read")
+    left, found = MAX_ADDRESSES_OF_A_POD, []
+    for status in statuses:
+        kept = status.addresses[:left]
+        found.append(msgspec.structs.replace(status, addresses=kept))
+        left -= len(kept)
+    return tuple(found)
 
 
 def _read_status(item: object, field: str, problems: Problems) -> NetworkStatus | None:

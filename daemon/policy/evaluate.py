@@ -63,10 +63,14 @@ class Packet(msgspec.Struct, frozen=True):
 
 
 class Located(msgspec.Struct, frozen=True):
-    """A pod of the source with the addresses that count for it on each network (C5)."""
+    """A pod of the source with its addresses on each network (C5).
+
+    withheld: the networks on which another one's living ADD gave an address of it.
+    """
 
     pod: Pod
     addresses: Mapping[Network, tuple[Address, ...]]
+    withheld: Mapping[Address, frozenset[Network]] = {}
 
 
 class World(msgspec.Struct, frozen=True):
@@ -187,6 +191,9 @@ class _Question(msgspec.Struct, frozen=True):
         for located in self.world.pods:
             pod = located.pod
             if pod.host_network or pod.finished:
+                continue
+            taken = located.withheld.get(self.packet.peer, frozenset())
+            if any(network in taken for network in self.networks):
                 continue
             if any(self.packet.peer in located.addresses.get(network, ()) for network in self.networks):
                 yield pod

@@ -27,13 +27,22 @@ Contribution: TypeAlias = frozenset[Address] | frozenset[Endpoint]
 _NOTHING: Contribution = frozenset()
 
 
+NOTHING_WITHHELD: Mapping[Address, frozenset[Network]] = {}
+"""One for all: most pods have nothing withheld."""
+
+
 class PeerPod(msgspec.Struct, frozen=True):
-    """A pod that may be a peer (A7 is the caller's), with the addresses that count on each network (C5)."""
+    """A pod that may be a peer (A7 is the caller's), with its addresses on each network (C5).
+
+    withheld: on which networks others hold an address of it. In a set that looks for pods on one of those, it
+    does not count.
+    """
 
     namespace: str
     labels: Mapping[str, str]
     ports: tuple[ContainerPort, ...]
     addresses: Mapping[Network, tuple[Address, ...]]
+    withheld: Mapping[Address, frozenset[Network]] = msgspec.field(default_factory=lambda: NOTHING_WITHHELD)
 
 
 class PeerSet:
@@ -95,6 +104,9 @@ class PeerSet:
 
     def _elements(self, pod: PeerPod) -> Contribution:
         addresses = frozenset(a for network in self.networks for a in pod.addresses.get(network, ()))
+        if pod.withheld:
+            held = (a for a, networks in pod.withheld.items() if not networks.isdisjoint(self.networks))
+            addresses = addresses.difference(held)
         if not isinstance(self.ref, EndpointSet):
             return addresses
         return frozenset(self._endpoints(self.ref, addresses, pod.ports))

@@ -1,16 +1,18 @@
 """What is reported about objects: what is odd in themselves, and what takes the whole cluster to see.
 
 In: objects as they come, change and go. Out: problems by object. It changes no verdict: an unknown network is
-matched by name all the same (A3), an address of two pods counts for both (C5). Each change costs as much as
-the policies that it concerns, by index.
+matched by name all the same (A3), and whose an address is was decided before (C5). Each change costs as much
+as the policies that it concerns, by index.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from ipaddress import ip_address
+from typing import TypeAlias
 
-from daemon.model import Network, ObjectKey, Policy, Problem
+from daemon.model import Address, Network, ObjectKey, Policy, Problem
 from daemon.policy.budget import PolicyRef
 from daemon.policy.dicts import put
+from daemon.policy.holders import Claim
 from daemon.policy.owners import Owners
 from daemon.policy.peerset import PeerPod, PodRef
 from daemon.policy.references import POLICY_FOR, References
@@ -25,12 +27,19 @@ MAX_REPORTED_ADDRESSES = 8
 MAX_REPORTED_PODS = 8
 
 
+Names: TypeAlias = Callable[[Address, Container[Network]], set[str]]
+"""Who has an address by a living ADD here, on some of these networks."""
+
+
 class Problems:
     """put_*() as things change, then all() or own(). Not shared between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, holders: Names) -> None:
         self.references = References()
         self._owners = Owners()
+        self._holders = holders
+        self._withheld: dict[PodRef, PeerPod] = {}  # of which some address is another's
+        self._claims: dict[PodRef, tuple[Claim, ...]] = {}
         self._own: dict[ObjectKey, tuple[Problem, ...]] = {}
         self._policies: dict[PolicyRef, tuple[Network, ...]] = {}
         self._orphans: set[PolicyRef] = set()
@@ -59,8 +68,17 @@ class Problems:
 
     def put_peer(self, ref: PodRef, before: PeerPod | None, after: PeerPod | None) -> None:
         """A pod as a peer, as it was and is."""
-        if self._owners.put(ref, before, after):
+        known = self._withheld.get(ref)
+        now = after if after is not None and after.withheld else None
+        put(self._withheld, ref, now)
+        if self._owners.put(ref, before, after) or known != now:
             self._shared.clear()
+            self._all = None
+
+    def put_claims(self, ref: PodRef, claims: tuple[Claim, ...]) -> None:
+        """What a pod of this node says of networks on which it had no ADD."""
+        if self._claims.get(ref, ()) != claims:
+            put(self._claims, ref, claims or None)
             self._all = None
 
     def put_closed(self, closed: tuple[tuple[PolicyRef, Problem], ...]) -> None:
@@ -90,27 +108,63 @@ class Problems:
             problems = self._ambiguous(networks) + ((ORPHANED,) if ref in self._orphans else ())
             if problems:
                 found[_key(ref)] = found.get(_key(ref), ()) + problems
+        for ref, claims in self._claims.items():
+            # On networks that no policy names it makes no difference.
+            if told := tuple(problem for network, problem in claims if self.references.names(network)):
+                key = ObjectKey("Pod", *ref)
+                found[key] = found.get(key, ()) + told
         return found
 
     def _ambiguous(self, networks: tuple[Network, ...]) -> tuple[Problem, ...]:
         if networks not in self._shared:
-            self._shared[networks] = tuple(_tell_shared(networks, self._owners))
+            self._shared[networks] = tuple(self._tell_shared(frozenset(networks)))
         return self._shared[networks]
+
+    def _tell_shared(self, networks: frozenset[Network]) -> Iterator[Problem]:
+        """Addresses with several owners on one network, or over several of them."""
+        shared = self._owners.shared(networks)
+        for ref, pod in self._withheld.items():
+            for address in _held_elsewhere(pod, networks):
+                shared.setdefault(address, set()).add(ref)
+        for address in sorted(shared)[:MAX_REPORTED_ADDRESSES]:
+            whose = _whose(shared[address], self._holders(address, networks))
+            yield Problem(POLICY_FOR, f"{ip_address(address)} is not unique: {whose}")
+        if len(shared) > MAX_REPORTED_ADDRESSES:
+            more = len(shared) - MAX_REPORTED_ADDRESSES
+            yield Problem(POLICY_FOR, f"{more} more addresses are not unique")
+
+
+def too_many_pods(namespace: str, most: int) -> Problem:
+    """Of a policy whose selectors select more pods than there is room for (F2)."""
+    return Problem(
+        "spec",
+        "it selects more pods than there is room for, and the largest of its sets permit nobody: all "
+        f"policies of namespace {namespace} together may have {most} pods in their sets. Select fewer, or "
+        "have namespaceElements raised",
+    )
 
 
 def _key(ref: PolicyRef) -> ObjectKey:
     return ObjectKey("MultiNetworkPolicy", *ref)
 
 
-def _tell_shared(networks: Sequence[Network], owners: Owners) -> Iterator[Problem]:
-    """Addresses with several owners on one network, or over several of them."""
-    shared = owners.shared(frozenset(networks))
-    for address in sorted(shared)[:MAX_REPORTED_ADDRESSES]:
-        pods = [f"{namespace}/{name}" for namespace, name in sorted(shared[address])]
-        more = f" and {len(pods) - MAX_REPORTED_PODS} more" if len(pods) > MAX_REPORTED_PODS else ""
-        names = ", ".join(pods[:MAX_REPORTED_PODS]) + more
-        yield Problem(
-            POLICY_FOR, f"{ip_address(address)} is not unique: pods {names} have it on these networks"
-        )
-    if len(shared) > MAX_REPORTED_ADDRESSES:
-        yield Problem(POLICY_FOR, f"{len(shared) - MAX_REPORTED_ADDRESSES} more addresses are not unique")
+def _held_elsewhere(pod: PeerPod, networks: frozenset[Network]) -> Iterator[Address]:
+    """The addresses of a pod on some of these networks that others hold on some of them."""
+    for address, held in pod.withheld.items():
+        if not held.isdisjoint(networks) and any(address in pod.addresses.get(n, ()) for n in networks):
+            yield address
+
+
+def _whose(pods: set[PodRef], added: set[str]) -> str:
+    """Who has it, and for whom it counts (C5). added: by ADD on this node."""
+    said = {f"{namespace}/{name}" for namespace, name in pods}
+    if not added:
+        return f"pods {_few(said)} have it on these networks"
+    claims = f"; network-status of {_few(said - added)} claims it" if said - added else ""
+    alone = f"{_few(added)} alone" if len(added) == 1 else "none of them"
+    return f"{_few(added)} by ADD on this node{claims}: it counts for {alone}"
+
+
+def _few(names: set[str]) -> str:
+    more = f" and {len(names) - MAX_REPORTED_PODS} more" if len(names) > MAX_REPORTED_PODS else ""
+    return ", ".join(sorted(names)[:MAX_REPORTED_PODS]) + more

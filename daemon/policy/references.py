@@ -60,6 +60,10 @@ class References:
         """Whether problems() may say something else than it did last."""
         return bool(self._stale)
 
+    def names(self, network: Network) -> bool:
+        """Whether any policy is for that network."""
+        return network in self._naming
+
     def put_policy(self, ref: PolicyRef, policy: Policy | None) -> None:
         """A policy as it is now; None: it is gone."""
         before = self._policies.get(ref)

@@ -297,12 +297,37 @@ def test_network_status(entries: Any, wanted: tuple[NetworkStatus, ...], problem
 
 @pytest.mark.parametrize(
     "address",
-    ["0.0.0.0", "127.0.0.1", "224.0.0.18", "255.255.255.255", "::", "::1", "ff02::1", "fe80::1%eth0"],
+    [
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.18",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1%eth0",
+        "::ffff:10.0.0.2",
+    ],
 )
 def test_an_address_that_no_pod_can_have_is_no_peers(address: str) -> None:
     found = pod({STATUS: json.dumps([{"name": "ns/a", "interface": "net1", "ips": [address, "10.0.0.1"]}])})
     assert found.statuses == (NET1,)
     assert found.problems[0].field == f"metadata.annotations[{STATUS}][0].ips[0]"
+
+
+def test_addresses_of_one_pod_are_bounded() -> None:
+    """What it says costs others; its networks are read all the same, for they restrict."""
+    entries = [
+        {"name": f"ns/n{n}", "interface": f"net{n}", "ips": [f"10.0.{n}.{host}" for host in range(1, 61)]}
+        for n in range(6)
+    ]
+    found = pod({STATUS: json.dumps(entries)})
+    assert [len(status.addresses) for status in found.statuses] == [60, 60, 60, 60, 16, 0]
+    assert "360 addresses; only the first 256 are read" in found.problems[-1].message
+
+
+def test_a_pods_node() -> None:
+    assert (pod().node, pod(spec={"nodeName": "here"}).node) == ("", "here")
 
 
 # --- net-attach-defs -------------------------------------------------------------------------------------

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from daemon.model import NetAttachDef, NetworkRequest, NetworkStatus, Pod
-from daemon.networks import Candidates, confirm_networks, find_networks, read_multus_cache
+from daemon.networks import (
+    Candidates,
+    find_networks,
+    read_multus_cache,
+    reconsider,
+    told_addresses,
+    told_networks,
+)
 
 A = NetAttachDef("default", "a", "mac", chained=True)
 B = NetAttachDef("other", "b", "mac", chained=True)
@@ -21,7 +28,9 @@ EXPLICIT = pod(NetworkRequest("default/a", "net1"), NetworkRequest("other/b", "n
 OTHER = pod(NetworkRequest("other/x", None))
 NAMELESS = pod(NetworkRequest("other/b", None))
 CASES = [
-    ("configuration", "ns/x", "ns/y", EXPLICIT, [A], ("ns/x",), "config"),
+    ("configuration", "ns/x", None, EXPLICIT, [A], ("ns/x",), "config"),
+    ("configuration, and Multus says so", "ns/x", "ns/x", EXPLICIT, [A], ("ns/x",), "config"),
+    ("configuration, Multus another", "ns/x", "ns/a", EXPLICIT, [A], ("ns/a", "ns/x"), "config"),
     ("multus' cache", None, "ns/y", EXPLICIT, [A], ("ns/y",), "multus-cache"),
     ("the pod's request", None, None, EXPLICIT, [A, B], ("default/a",), "pod-networks"),
     ("the only one that chains us", None, None, pod(), [A, UNCHAINED], ("default/a",), "net-attach-defs"),
@@ -57,11 +66,66 @@ def test_the_same_network_twice_in_one_pod_is_told_apart_by_interface() -> None:
     assert find_networks(None, None, "mac", "net2", twice, []).networks == ("default/a",)
 
 
-def test_network_status_confirms_once_it_is_there() -> None:
-    status = NetworkStatus("default/a", "net1", ())
-    assert confirm_networks(pod(), "net1") is None
-    assert confirm_networks(pod(statuses=(status,)), "net1") == Candidates(("default/a",), "status")
-    assert confirm_networks(pod(statuses=(status,)), "net2") is None
+def test_what_network_status_says_of_an_interface() -> None:
+    one, two = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
+    entries = (NetworkStatus("default/a", "net1", (one,)), NetworkStatus("default/a", "net1", (two,)))
+    told = pod(statuses=(*entries, NetworkStatus("other/b", "net2", ())))
+    assert told_networks(pod(), "net1") == ()
+    assert told_networks(told, "net1") == ("default/a",)
+    assert told_addresses(told, "net1") == {one, two}
+    assert told_addresses(told, "net2") == set()
+
+
+A1, BOTH, X = ("default/a",), ("default/a", "other/b"), ("other/x",)
+SURE = [
+    Candidates(A1, evidence) for evidence in ("config", "multus-cache", "pod-networks", "net-attach-defs")
+]
+C = Candidates
+LATER = [
+    *((f"{one.evidence}: nothing new", one, (), True, one) for one in SURE),
+    *((f"{one.evidence}: the same", one, A1, True, one) for one in SURE),
+    *((f"{one.evidence}: another restricts", one, X, True, C(A1, one.evidence, X)) for one in SURE),
+    ("a claim that is no more", C(A1, "config", X), A1, True, SURE[0]),
+    ("one of two by what Multus says", C(BOTH, "pod-networks"), A1, True, C(BOTH, "pod-networks", (), A1[0])),
+    ("other addresses than ADD's", C(BOTH, "pod-networks"), A1, False, C(BOTH, "pod-networks")),
+    ("none of two", C(BOTH, "pod-networks"), X, True, C(BOTH, "pod-networks", X)),
+    ("both of two", C(BOTH, "pod-networks"), BOTH, True, C(BOTH, "pod-networks")),
+    (
+        "chosen once",
+        C(BOTH, "net-attach-defs", (), A1[0]),
+        BOTH[1:],
+        True,
+        C(BOTH, "net-attach-defs", (), A1[0]),
+    ),
+    ("a configuration that lies is no choice", C(BOTH, "config"), A1, True, C(BOTH, "config")),
+]
+
+
+@pytest.mark.parametrize(("name", "present", "told", "agrees", "wanted"), LATER, ids=[c[0] for c in LATER])
+def test_later_evidence(
+    name: str, present: Candidates, told: tuple[str, ...], agrees: bool, wanted: Candidates
+) -> None:
+    assert reconsider(present, "mac", told, agrees, [A]) == wanted
+
+
+GUESS = C(("default/mac", "other/b"), "name")
+DEFINITIONS = [
+    ("nobody yet", GUESS, [UNCHAINED], GUESS),
+    ("one of the names", GUESS, [B], C(("other/b",), "net-attach-defs")),
+    ("another one: all may be", GUESS, [A], C(("default/a", "default/mac", "other/b"), "net-attach-defs")),
+    ("one more that fits", C(A1, "net-attach-defs"), [A, B], C(A1, "net-attach-defs")),
+    ("it fits no more", C(A1, "net-attach-defs"), [B], C(A1, "net-attach-defs", ("other/b",))),
+    ("what is sure stays so", C(A1, "config"), [B], C(A1, "config")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "definitions", "wanted"), DEFINITIONS, ids=[c[0] for c in DEFINITIONS]
+)
+def test_later_net_attach_defs(
+    name: str, present: Candidates, definitions: list[NetAttachDef], wanted: Candidates
+) -> None:
+    assert reconsider(present, "mac", (), False, definitions) == wanted
 
 
 DELEGATES = [

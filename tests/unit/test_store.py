@@ -171,9 +171,9 @@ def test_update_networks() -> None:
     store = make_store(pod(), policy())
     attach(store, networks=(NET2,))
     assert store.ruleset(KEY) == OPEN
-    assert store.update_networks(KEY, (NET1,)) == {KEY}
+    assert store.update_networks(KEY, (NET1,), (NET1,)) == {KEY}
     assert store.ruleset(KEY).ingress == ()
-    assert store.update_networks(KEY, (NET1,)) == set()
+    assert store.update_networks(KEY, (NET1,), (NET1,)) == set()
     assert store.apply([change(policy(FROM_PODS))]) == {KEY}
 
 

@@ -26,6 +26,7 @@ from tests.unit.policy.stored import (
     NET2,
     ONE,
     PEER_KEY,
+    STALE,
     TWO,
     attach,
     change,
@@ -73,13 +74,13 @@ def test_a_policy_that_goes_stays_and_one_that_comes_counts() -> None:
 def test_a_peer_that_comes_waits_and_one_that_goes_is_gone() -> None:
     store = held_store(policy(FROM_PODS), PEER)
     before = programmed(store)
-    assert store.apply([change(pod("r", statuses=status(ONE)))]) == {KEY}
+    assert store.apply([change(pod("r", statuses=status(STALE)))]) == {KEY}
     assert programmed(store) == before
     assert peers(store) == {TWO}
     store.apply([gone(PEER)])
     assert peers(store) == set()
     assert store.release() == {KEY}
-    assert peers(store) == {ONE}
+    assert peers(store) == {STALE}
 
 
 def test_a_subject_that_changes_its_labels() -> None:
@@ -92,7 +93,7 @@ def test_a_subject_that_changes_its_labels() -> None:
 
 def test_other_networks() -> None:
     store = held_store(pod(), policy())
-    store.update_networks(KEY, (NET2,))
+    store.update_networks(KEY, (NET2,), (NET2,))
     assert store.ruleset(KEY).ingress == ()
     store.release()
     assert store.ruleset(KEY) == OPEN
@@ -149,7 +150,7 @@ def test_literals_follow_the_members_of_both_sides() -> None:
     """Another selector while held: literals, which are dirty with either set."""
     one = Policy("ns", "deny", (NET1,), Selector(), (FROM_PODS,), None)
     everywhere = Rule((PodPeer(Selector(), Selector()),), None)
-    store = held_store(one, PEER, pod("r", statuses=status(ONE)))
+    store = held_store(one, PEER, pod("r", statuses=status(STALE)))
     store.apply([change(policy(everywhere))])
     (match,) = store.ruleset(KEY).ingress or ()
     number = int.from_bytes(TWO, "big")
@@ -194,7 +195,7 @@ def test_of_a_shared_set_an_attachment_that_comes_later_gets_all_members() -> No
     """For it nothing relaxed: who came since the hold stands beside the set, which others share."""
     store = held_store(policy(FROM_PODS), pod())
     store.apply([change(PEER)])
-    attach(store, AttachmentKey("c3", "net1"), ("ns", "r"))
+    attach(store, AttachmentKey("c3", "net1"), ("ns", "r"), addresses=(STALE,))
     literal = (store.ruleset(AttachmentKey("c3", "net1")).ingress or ())[-1].peer
     assert isinstance(literal, BlockSet)
     assert literal.spans4 == ((int.from_bytes(TWO, "big"),) * 2,)

@@ -49,13 +49,19 @@ class Attached:
     uid: str
     subject: Subject
     addresses: tuple[Address, ...]
+    candidates: tuple[str, ...]
     live: bool = True
     host_network: bool = False
+    finished: bool = False
+
+    def is_of(self, pod: Pod) -> bool:
+        return pod.local and self.ref == pod.ref and self.uid in ("", pod.uid)
 
     def follow(self, pod: Pod) -> None:
-        if self.uid in ("", pod.uid):
+        if self.is_of(pod):
             self.subject = Subject(self.subject.namespace, pod.labels, pod.ports, self.subject.networks)
             self.host_network = pod.host_network
+            self.finished = pod.finished
 
 
 def snapshot(store: Store, key: AttachmentKey) -> tuple[Ruleset, list[Members]]:
@@ -82,13 +88,13 @@ class Walk(RuleBasedStateMachine):
         subjects: tuple[tuple[tuple[str, str], Subject, tuple[Address, ...]], ...],
     ) -> None:
         """Walks begin in the middle of things: an empty cluster proves little."""
-        self.store = Store(common)
+        self.store = Store(common, node=worlds.NODE)
         self.common = common
         self.pods: dict[tuple[str, str], Pod] = {}
         self.policies: dict[tuple[str, str], Policy] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.attached: dict[AttachmentKey, Attached] = {}
-        self.left: dict[tuple[str, str], set[str]] = {}
+        self.left: set[tuple[str, str]] = set()
         self.seen: dict[AttachmentKey, tuple[Ruleset, list[Members]]] = {}
         self.dirty: set[AttachmentKey] = set()
         for pod in pods:
@@ -96,7 +102,7 @@ class Walk(RuleBasedStateMachine):
         for policy in policies:
             self.put_policy(policy)
         for key, (ref, subject, addresses) in zip(KEYS, subjects, strict=True):
-            self.attach(key, ref, "", subject, addresses)
+            self.attach(key, ref, "", subject, addresses, None)
 
     def _apply(self, kind: str, namespace: str, name: str, new: Any) -> None:
         self.dirty |= self.store.apply([Change(ObjectKey(kind, namespace, name), new)])
@@ -104,13 +110,12 @@ class Walk(RuleBasedStateMachine):
     def _put_pod(self, ref: tuple[str, str], pod: Pod | None) -> None:
         self._apply("Pod", *ref, pod)
         if pod is None or (ref in self.pods and self.pods[ref].uid != pod.uid):
-            self.left.pop(ref, None)
+            self.left.discard(ref)
         self.pods.pop(ref, None)
         if pod is not None:
             self.pods[ref] = pod
             for attached in self.attached.values():
-                if attached.ref == ref:
-                    attached.follow(pod)
+                attached.follow(pod)
 
     @rule(pod=worlds.pods)
     def put_pod(self, pod: Pod) -> None:
@@ -148,6 +153,7 @@ class Walk(RuleBasedStateMachine):
         uid=st.sampled_from(["", *worlds.UIDS]),
         subject=worlds.subjects,
         addresses=worlds.addresses,
+        candidates=worlds.some_networks | st.none(),
     )
     def attach(
         self,
@@ -156,16 +162,15 @@ class Walk(RuleBasedStateMachine):
         uid: str,
         subject: Subject,
         addresses: tuple[Address, ...],
+        candidates: tuple[str, ...] | None,
     ) -> None:
         if ref is not None:
             subject = Subject(ref[0], subject.labels, subject.ports, subject.networks)
         self._leave(key)
-        self.dirty |= self.store.attach(key, ref, uid, subject, addresses)
-        self.attached[key] = Attached(ref, uid, subject, addresses)
-        if ref is not None:
-            self.left.get(ref, set()).difference_update(subject.networks)
-            if ref in self.pods:
-                self.attached[key].follow(self.pods[ref])
+        self.dirty |= self.store.attach(key, ref, uid, subject, addresses, candidates)
+        self.attached[key] = Attached(ref, uid, subject, addresses, candidates or subject.networks)
+        if ref in self.pods:
+            self.attached[key].follow(self.pods[ref])
 
     @rule(key=keys)
     def withdraw(self, key: AttachmentKey) -> None:
@@ -181,30 +186,35 @@ class Walk(RuleBasedStateMachine):
     def _leave(self, key: AttachmentKey) -> None:
         gone = self.attached.pop(key, None)
         self.seen.pop(key, None)
-        if gone is not None and gone.ref in self.pods and gone.uid in ("", self.pods[gone.ref].uid):
-            self.left.setdefault(gone.ref, set()).update(gone.subject.networks)
+        if gone is not None and gone.ref in self.pods and gone.is_of(self.pods[gone.ref]):
+            self.left.add(gone.ref)
 
-    @rule(key=keys, networks=worlds.some_networks)
-    def update_networks(self, key: AttachmentKey, networks: tuple[str, ...]) -> None:
+    @rule(key=keys, networks=worlds.some_networks, candidates=worlds.some_networks)
+    def update_networks(
+        self, key: AttachmentKey, networks: tuple[str, ...], candidates: tuple[str, ...]
+    ) -> None:
         if key in self.attached:
-            self.dirty |= self.store.update_networks(key, networks)
+            self.dirty |= self.store.update_networks(key, networks, candidates)
             old = self.attached[key].subject
             self.attached[key].subject = Subject(old.namespace, old.labels, old.ports, networks)
+            self.attached[key].candidates = candidates
 
     def _located(self, pod: Pod) -> Located:
-        addresses: dict[str, tuple[Address, ...]] = {}
-        ours = [one for one in self.attached.values() if one.ref == pod.ref and one.uid in ("", pod.uid)]
-        # Deleted: whichever of its candidates its network is, its addresses may be another's by now.
-        doubtful = {network for one in ours if not one.live for network in one.subject.networks}
-        for network in worlds.NETWORKS:
-            own = [one for one in ours if one.subject.networks == (network,)]
-            if own:
-                addresses[network] = tuple(a for one in own if one.live for a in one.addresses)
-            elif network not in doubtful | self.left.get(pod.ref, set()):
-                addresses[network] = tuple(
-                    a for status in pod.statuses if status.network == network for a in status.addresses
-                )
-        return Located(pod, addresses)
+        ours = [one for one in self.attached.values() if one.is_of(pod)]
+        others = [one for one in self.attached.values() if not one.is_of(pod)]
+        if ours or pod.ref in self.left or (pod.local and pod.node == worlds.NODE):
+            said = [
+                (one.candidates[0], one.addresses) for one in ours if one.live and len(one.candidates) == 1
+            ]
+        else:
+            said = [(status.network, status.addresses) for status in pod.statuses]
+        addresses = {n: tuple(a for at, listed in said if at == n for a in listed) for n in worlds.NETWORKS}
+        holders = [one for one in others if one.live and not one.finished]
+        withheld = {
+            address: frozenset(n for one in holders if address in one.addresses for n in one.candidates)
+            for address in worlds.ADDRESSES
+        }
+        return Located(pod, addresses, withheld)
 
     def _world(self) -> World:
         labels = {name: namespace.labels for name, namespace in self.namespaces.items()}

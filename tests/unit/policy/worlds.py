@@ -26,6 +26,7 @@ from daemon.model import Namespace as NamespaceObject
 from daemon.model import NetworkStatus as Status
 from daemon.policy.evaluate import ConnectionState, Packet
 
+NODE = "here"
 NAMESPACES = ("one", "two")
 NAMES = ("p", "q")
 UIDS = ("u1", "u2")
@@ -130,6 +131,8 @@ pods = st.builds(
     host_network=st.sampled_from([False] * 7 + [True]),
     finished=st.sampled_from([False] * 7 + [True]),
     statuses=tuples_of(st.builds(Status, networks, st.just("net1"), addresses), 2),
+    local=st.sampled_from([True] * 4 + [False]),
+    node=st.sampled_from(["", "", "", NODE]),
 )
 namespaces = st.builds(NamespaceObject, st.sampled_from(NAMESPACES), labels)
 subjects = st.builds(Subject, spaces, labels, container_ports, some_networks)
