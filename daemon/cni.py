@@ -20,6 +20,7 @@ MAX_PATH = 4096
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.\-]*[a-z0-9])?")
 _UID = re.compile(r"[a-zA-Z0-9\-_.:]{0,128}")
+_DEVICE_KEYS = ("deviceID", "pciBusID")
 _IDENTITY = ("K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID")
 
 
@@ -35,7 +36,10 @@ class PodIdentity(msgspec.Struct, frozen=True):
 
 
 class AddRequest(msgspec.Struct, frozen=True):
-    """ADD or CHECK. pod None: without identity, so no policy can select it."""
+    """ADD or CHECK. pod None: without identity, so no policy can select it.
+
+    device: a PCI address, or a socket's path, that is said to be behind the interface; "": none is.
+    """
 
     key: AttachmentKey
     netns: str
@@ -46,6 +50,7 @@ class AddRequest(msgspec.Struct, frozen=True):
     deny_unready: bool
     track: bool | None
     addresses: tuple[Address, ...]
+    device: str
 
 
 def parse_key(body: dict[str, Any]) -> AttachmentKey:
@@ -94,6 +99,7 @@ def parse_add(body: dict[str, Any]) -> AddRequest:
         deny_unready=_choice(config, "onUnready", ("fail", "deny")) == "deny",
         track=_boolean(config, "trackConnections"),
         addresses=() if guard or result is None else parse_result(result, key.ifname),
+        device=_device(config, key.ifname),
     )
 
 
@@ -134,11 +140,13 @@ def parse_result(result: Any, ifname: str) -> tuple[Address, ...]:
     """The interface's addresses in a previous result of any CNI version, in its order, each once.
 
     Such as no peer can have (0.0.0.0, groups) are left out: pod authors may choose addresses.
-    An address without `interface` belongs to the interface of this ADD. Raises CniError (code 7).
+    An address belongs to the interface of this ADD if it says so by its `interface`, or says nothing, or
+    there are no `interfaces` that it could mean. Raises CniError (code 7).
     """
     if not isinstance(result, dict):
         raise CniError(INVALID_CONFIG, "prevResult is not an object")
-    ours = _own_interfaces(result, ifname)
+    interfaces = _items(result, "interfaces")
+    ours = _own_interfaces(interfaces, ifname)
     texts: list[tuple[str, Any]] = [
         (f"prevResult.{family}.ip", _member(result[family], f"prevResult.{family}", "ip"))
         for family in ("ip4", "ip6")
@@ -148,7 +156,8 @@ def parse_result(result: Any, ifname: str) -> tuple[Address, ...]:
         interface = item.get("interface")
         if interface is not None and type(interface) is not int:
             raise CniError(INVALID_CONFIG, f"prevResult.ips[{index}].interface is not a number")
-        if interface is None or interface in ours:
+        # Before 0.4 the reference library wrote -1 for none.
+        if interface is None or interface < 0 or interface in ours or not interfaces:
             texts.append((f"prevResult.ips[{index}].address", item.get("address")))
     if len(texts) > MAX_ADDRESSES:
         raise CniError(
@@ -158,11 +167,27 @@ def parse_result(result: Any, ifname: str) -> tuple[Address, ...]:
     return tuple(address for address in addresses if is_pod_address(address))
 
 
-def _own_interfaces(result: dict[str, Any], ifname: str) -> set[int]:
-    interfaces = _items(result, "interfaces")
+def _own_interfaces(interfaces: list[dict[str, Any]], ifname: str) -> set[int]:
+    """Those of that name in the pod: what has no `sandbox` is the host's, where any has one.
+
+    Some plugins leave it out altogether, and then the name decides.
+    """
+    told = any(item.get("sandbox") for item in interfaces)
     return {
-        index for index, item in enumerate(interfaces) if item.get("name") == ifname and item.get("sandbox")
+        index
+        for index, item in enumerate(interfaces)
+        if item.get("name") == ifname and (item.get("sandbox") or not told)
     }
+
+
+def _device(config: dict[str, Any], ifname: str) -> str:
+    """What is said of the device: by the result (since 1.1.0), or by Multus and device plugins."""
+    result, runtime = config.get("prevResult"), config.get("runtimeConfig")
+    interfaces = _items(result, "interfaces") if isinstance(result, dict) else []
+    own = [item for item in interfaces if item.get("name") == ifname]
+    told = [item.get(key) for item in own for key in ("pciID", "socketPath")]
+    told += [part.get(key) for part in (runtime, config) if isinstance(part, dict) for key in _DEVICE_KEYS]
+    return next((text for text in told if isinstance(text, str) and text), "")
 
 
 def _items(result: dict[str, Any], name: str) -> list[dict[str, Any]]:

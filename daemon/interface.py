@@ -4,7 +4,7 @@ In: requests. Out: what is there, or a CniError that says what is wrong with it.
 """
 
 from cni_plugin.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
-from daemon import netns
+from daemon import netns, userspace
 from daemon.cni import AddRequest
 from daemon.errors import NetnsError
 from daemon.netns import Link, NetnsIdentity
@@ -21,15 +21,15 @@ def token(add: AddRequest) -> int | None:
 def inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
     """The netns and the interface of a request; a guard may come before its interface.
 
-    Raises CniError (code 4) for what is not there.
+    Raises CniError (code 4, or 7) for what is not there.
     """
     try:
         with netns.entered(add.netns, None) as identity:
             link = netns.link(add.key.ifname)
     except NetnsError as error:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {error}") from error
-    if link is None and not add.guard:
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME {add.key.ifname}: no such interface in {add.netns}")
+    if not add.guard and (link is None or userspace.drives(add)):
+        raise userspace.missing(add)
     return identity, link
 
 

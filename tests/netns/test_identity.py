@@ -5,12 +5,13 @@ proves: C5, A11
 In the manifests a pod has no node: it is one of this node from its first ADD here on.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.lab import Attachment, Lab, objects
-from tests.netns.enroll import add, delete, must
+from tests.netns.enroll import add, delete, environment, must
 from tests.netns.lifeworld import ONLY_A, World
 
 FROM_A = [{"podSelector": {"matchLabels": {"role": "a"}}}]
@@ -133,3 +134,68 @@ def test_a_second_attachment_of_one_pod_is_no_other(world: World) -> None:
     must(add(world.daemon, again, prevResult=result))
     world.daemon.wait_synced()
     world.assert_open("a")
+
+
+# --- what ADD gave, and what is said of that ---------------------------------------------------------------
+
+
+def results_without_sandbox(attachment: Attachment) -> Iterator[objects.Object]:
+    four, six = ({"ip": address} for address in attachment.addresses)
+    yield {"cniVersion": "0.2.0", "ip4": four, "ip6": six}
+    for version in ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"):
+        result = attachment.result(version)
+        del result["interfaces"][0]["sandbox"]
+        yield result
+
+
+def test_a_peer_by_a_result_without_sandbox(world: World) -> None:
+    a = world.attachments["a"]
+    must(add(world.daemon, world.server))
+    for result in results_without_sandbox(a):
+        must(add(world.daemon, a, prevResult={"cniVersion": "1.0.0"}))
+        world.daemon.wait_synced()
+        world.assert_blocked("a")
+        must(add(world.daemon, a, cniVersion=result["cniVersion"], prevResult=result))
+        world.daemon.wait_synced()
+        world.assert_open("a")
+
+
+def notes(world: World, name: str) -> list[str]:
+    (item,) = world.daemon.ctl("attachments", f"default/{name}")
+    found: list[str] = item["notes"]
+    return found
+
+
+def test_addresses_of_neither_are_no_difference(world: World) -> None:
+    """No IPAM: neither ADD nor Multus gives any."""
+    bare = {**world.server.result(), "ips": []}
+    must(add(world.daemon, world.server, prevResult=bare))
+    write_status(world, "server", objects.status_entry("default/net1", "net1", []))
+    assert notes(world, "server") == []
+    assert "network-status" not in problems(world)
+    write_status(world, "server", objects.status_entry("default/net1", "net1", ["10.9.9.9"]))
+    assert notes(world, "server") == ["network-status lists 10.9.9.9, and ADD gave none"]
+    must(add(world.daemon, world.server))
+    own = f"{world.server.ipv4}, {world.server.ipv6}"
+    write_status(world, "server", objects.status_entry("default/net1", "net1", []))
+    assert notes(world, "server") == [f"network-status lists none, and ADD gave {own}"]
+    write_status(world, "server", objects.status_entry("default/net1", "net1", ips(world.server)))
+    assert notes(world, "server") == []
+
+
+def test_a_vf_on_a_user_space_driver_says_why_it_fails(world: World) -> None:
+    """No such device is here; its result is what matters: an interface that the kernel has not."""
+    made = {"name": "net7", "sandbox": str(world.server.pod.netns), "pciID": "0000:ff:1f.7"}
+    body = {
+        "cniVersion": "1.1.0",
+        "name": "vf",
+        "netAttachDef": "default/vf",
+        "prevResult": {"interfaces": [made]},
+    }
+    reply = world.daemon.cni("add", environment(world.server.pod, "net7"), body)
+    assert (reply["ok"], reply["code"]) == (False, 7)
+    assert "'0000:ff:1f.7', on a user-space driver" in reply["msg"]
+    assert (
+        "take multi-networkpolicy out of the plugins list of the net-attach-def default/vf"
+        in reply["details"]
+    )

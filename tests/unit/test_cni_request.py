@@ -1,12 +1,14 @@
 """A plugin's request, checked: what comes out, and which code and field a bad one is refused with."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cni_plugin.errors import CniError
 from daemon.cni import AddRequest, PodIdentity, parse_add, parse_identity, parse_key, parse_result
+from daemon.userspace import drives, missing
 
 V4, V6 = b"\x0a\0\0\x05", b"\xfd" + bytes(14) + b"\x05"
 RESULT = {
@@ -58,24 +60,97 @@ def test_identity(text: str, wanted: PodIdentity | None) -> None:
     assert parse_identity(text) == wanted
 
 
+ADDRESS = {"address": "10.0.0.5/24"}
+GATEWAY = {"address": "10.0.0.1/24", "interface": 0}
+INSIDE = {"name": "net1", "sandbox": "/run/netns/x"}
+SAME_NAME = {"interfaces": [{"name": "net1", "sandbox": ""}, INSIDE]}
+BRIDGE = [{"name": "cni0"}, {"name": "veth1"}, INSIDE]
+NO_SANDBOX = [{"name": "cni0"}, {"name": "net1", "mac": "02:00:00:00:00:05"}]
+
+# What is ours: what is said of an interface of our name in the pod, and what is said of none.
 RESULTS = [
     ("0.1.0", {"ip4": {"ip": "10.0.0.5/24"}, "ip6": {"ip": "fd00::5/64"}}, (V4, V6)),
+    ("0.2.0", {"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.5/24", "gateway": "10.0.0.1"}}, (V4,)),
     ("0.2.0, one family", {"ip4": None, "ip6": {"ip": "fd00::5/64"}}, (V6,)),
-    ("no interface index", {"ips": [{"version": "4", "address": "10.0.0.5/24"}]}, (V4,)),
+    ("no interface index", {"ips": [{"version": "4", **ADDRESS}]}, (V4,)),
+    ("no index, but interfaces", {"interfaces": BRIDGE, "ips": [ADDRESS]}, (V4,)),
+    ("index of none", {"interfaces": BRIDGE, "ips": [{**ADDRESS, "interface": -1}]}, (V4,)),
+    ("index without interfaces", {"ips": [{**ADDRESS, "interface": 0}]}, (V4,)),
+    ("index past the interfaces", {"interfaces": BRIDGE, "ips": [{**ADDRESS, "interface": 3}]}, ()),
     ("another's address", {**RESULT, "ips": [{"address": "10.0.0.6/24", "interface": 0}]}, ()),
-    (
-        "host side of the same name",
-        {"interfaces": [{"name": "net1"}], "ips": [{"address": "10.0.0.5/8", "interface": 0}]},
-        (),
-    ),
-    ("twice", {"ips": [{"address": "10.0.0.5/24"}, {"address": "10.0.0.5/24"}]}, (V4,)),
+    ("of the host's side", {"interfaces": BRIDGE, "ips": [GATEWAY, {**ADDRESS, "interface": 2}]}, (V4,)),
+    ("host side of the same name", {**SAME_NAME, "ips": [GATEWAY, {**ADDRESS, "interface": 1}]}, (V4,)),
+    ("no sandbox", {"interfaces": NO_SANDBOX, "ips": [GATEWAY, {**ADDRESS, "interface": 1}]}, (V4,)),
+    ("another name", {"interfaces": [{"name": "eth0"}], "ips": [{**ADDRESS, "interface": 0}]}, ()),
+    ("twice", {"ips": [ADDRESS, ADDRESS]}, (V4,)),
+    ("IPv4 in IPv6's form", {"ips": [{"address": "::ffff:10.0.0.5/120"}]}, ()),
     ("without addresses", {}, ()),
+    ("interfaces without addresses", {"interfaces": BRIDGE}, ()),
 ]
 
 
 @pytest.mark.parametrize(("name", "result", "wanted"), RESULTS, ids=[r[0] for r in RESULTS])
 def test_addresses_of_a_result(name: str, result: dict[str, Any], wanted: tuple[bytes, ...]) -> None:
     assert parse_result(result, "net1") == wanted
+
+
+@pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+@pytest.mark.parametrize("sandbox", ["/run/netns/x", "", None])
+def test_of_every_version_with_a_sandbox_and_without(version: str, sandbox: str | None) -> None:
+    own: dict[str, Any] = {"name": "net1", "mac": "02:00:00:00:00:05"}
+    own |= {} if sandbox is None else {"sandbox": sandbox}
+    own |= {"mtu": 1500, "pciID": "0000:3b:02.1"} if version == "1.1.0" else {}
+    families = ("4", "6") if version.startswith("0.") else (None, None)
+    texts = zip(("10.0.0.5/24", "fd00::5/64"), families, strict=True)
+    ips = [{"address": text, "interface": 0, **({"version": v} if v else {})} for text, v in texts]
+    assert parse_result({"cniVersion": version, "interfaces": [own], "ips": ips}, "net1") == (V4, V6)
+
+
+PCI = "0000:3b:02.1"
+ON_VF = {**RESULT, "interfaces": [{"name": "eth9", "pciID": "0000:00:00.0"}, {**INSIDE, "pciID": PCI}]}
+DEVICES = [
+    ({}, ""),
+    ({"prevResult": ON_VF}, PCI),
+    (
+        {"prevResult": {**RESULT, "interfaces": [{**INSIDE, "socketPath": "/run/vhost.sock"}]}},
+        "/run/vhost.sock",
+    ),
+    ({"runtimeConfig": {"deviceID": PCI}}, PCI),
+    ({"deviceID": PCI}, PCI),
+    ({"deviceID": 7, "pciBusID": PCI, "runtimeConfig": []}, PCI),
+]
+
+
+@pytest.mark.parametrize(("config", "wanted"), DEVICES)
+def test_what_is_said_of_the_device(config: dict[str, Any], wanted: str) -> None:
+    assert parse_add(request(config)).device == wanted
+
+
+def test_a_vf_on_a_user_space_driver_is_told(tmp_path: Path) -> None:
+    add = parse_add(request({"deviceID": PCI, "netAttachDef": "default/vf"}))
+    for driver, ours in (("vfio-pci", True), ("iavf", False)):
+        device = tmp_path / PCI
+        device.mkdir(exist_ok=True)
+        (device / "driver").unlink(missing_ok=True)
+        (device / "driver").symlink_to(f"../../../drivers/{driver}")
+        assert drives(add, tmp_path) is ours
+        error = missing(add, tmp_path)
+        assert (error.code, f"'{PCI}', bound to {driver}" in error.msg) == (7, True)
+        assert "never meet the kernel's packet filter" in error.msg
+        assert (
+            "take multi-networkpolicy out of the plugins list of the net-attach-def default/vf"
+            in error.details
+        )
+
+
+@pytest.mark.parametrize("device", ["", "../../../etc", "0000:3b:02.1/..", "/run/vhost.sock", "x" * 500])
+def test_a_device_that_is_none(device: str, tmp_path: Path) -> None:
+    add = parse_add(request({"deviceID": device}))
+    assert not drives(add, tmp_path)
+    error = missing(add, tmp_path)
+    assert error.code == (7 if device else 4)
+    assert "user-space" in error.msg + error.details
+    assert len(error.msg) < 500
 
 
 BAD: list[tuple[str, dict[str, Any], int, str]] = [
