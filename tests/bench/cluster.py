@@ -41,7 +41,9 @@ QUIET_SECONDS = 30.0
 LOAD_SECONDS, EVENTS_A_SECOND = 20.0, 100
 CHANGES = 10
 LATE, LATE_ADDRESS = "late-peer", "10.1.250.1"
-FIELDS = "spec.nodeName!=node,status.phase!=Succeeded,status.phase!=Failed,spec.hostNetwork=false"
+FIELDS = (
+    "spec.nodeName!=node,spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed,spec.hostNetwork=false"
+)
 """The pods that a daemon on NODE asks for."""
 
 MOST_MEMORY_MIB = node.MOST_MEMORY_MIB

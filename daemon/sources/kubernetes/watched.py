@@ -127,8 +127,11 @@ def own_pods(node_name: str) -> Collection:
 
 
 def peer_pods(node_name: str) -> Collection:
-    """All other nodes' pods that may be peers (A7), as metadata; most of them are dropped at once."""
-    fields = f"spec.nodeName!={node_name},status.phase!=Succeeded,status.phase!=Failed"
+    """All other nodes' pods that may be peers (A7), as metadata; most of them are dropped at once.
+
+    Not those of no node yet: they have no address, whatever their annotations say.
+    """
+    fields = f"spec.nodeName!={node_name},spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
     found = Collection("peer pods", "Pod", "pods", (("v1", "/api/v1/pods"),), decode_peer, fields, True)
     # Servers before 1.28 have no field selector for it.
     return msgspec.structs.replace(found, fields=f"{fields},spec.hostNetwork=false", fallback=found)

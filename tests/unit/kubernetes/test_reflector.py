@@ -51,8 +51,8 @@ def test_what_is_asked_in_detail() -> None:
     ):
         poll(lambda: script.paths, lambda paths: len(paths) == 3)
     paths = script.paths
-    selector = "spec.nodeName%21%3Dn%2Cstatus.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed"
-    selector += "%2Cspec.hostNetwork%3Dfalse"
+    selector = "spec.nodeName%21%3Dn%2Cspec.nodeName%21%3D%2Cstatus.phase%21%3DSucceeded"
+    selector += "%2Cstatus.phase%21%3DFailed%2Cspec.hostNetwork%3Dfalse"
     assert all(f"fieldSelector={selector}" in path for path in paths)
     assert "limit=500" in paths[1]
     seconds = [

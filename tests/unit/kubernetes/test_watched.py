@@ -262,7 +262,7 @@ def test_a_peer_with_a_name_that_no_pod_has() -> None:
 def test_the_collections() -> None:
     assert OWN.fields == "spec.nodeName=node-1"
     assert not OWN.metadata_only
-    usual = "spec.nodeName!=node-1,status.phase!=Succeeded,status.phase!=Failed"
+    usual = "spec.nodeName!=node-1,spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
     assert PEERS.fields == f"{usual},spec.hostNetwork=false"
     assert PEERS.metadata_only
     assert PEERS.fallback is not None
