@@ -54,9 +54,8 @@ def make_program(
     for request in gates:
         shape = _shape(request.ruleset)
         # Made anew each time: that costs 1 µs, and its chains, which are compared by identity, are not.
-        program.gates[request.ifname] = Gate(
-            request.ifname, request.ifindex, request.owner, shape.ingress, shape.egress
-        )
+        named = (request.ifname, request.ifindex, request.owner)
+        program.gates[request.ifname] = Gate(*named, shape.ingress, shape.egress, request.carriers)
         for spec in shape.fixed:
             program.sets[spec.name] = spec
         for ref in shape.shared:

@@ -3,11 +3,28 @@
 In: requests. Out: what is there, or a CniError that says what is wrong with it. It changes nothing.
 """
 
+import msgspec
+
 from cni_plugin.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
-from daemon import netns, userspace
+from daemon import links, netns, userspace
 from daemon.cni import AddRequest
 from daemon.errors import NetnsError
+from daemon.linkkinds import Reach
+from daemon.links import Links
 from daemon.netns import Link, NetnsIdentity
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What a request is about. link None: a guard came before its interface. beside: all links there."""
+
+    identity: NetnsIdentity
+    link: Link | None
+    beside: Links
+
+    @property
+    def ifindex(self) -> int:
+        """Of the interface; 0: it has not come."""
+        return 0 if self.link is None else self.link.ifindex
 
 
 def token(add: AddRequest) -> int | None:
@@ -18,7 +35,7 @@ def token(add: AddRequest) -> int | None:
         return None
 
 
-def inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
+def inspect(add: AddRequest) -> Place:
     """The netns and the interface of a request; a guard may come before its interface.
 
     Raises CniError (code 4, or 7) for what is not there.
@@ -26,27 +43,16 @@ def inspect(add: AddRequest) -> tuple[NetnsIdentity, Link | None]:
     try:
         with netns.entered(add.netns, None) as identity:
             link = netns.link(add.key.ifname)
+            beside = Links({}, True) if link is None else links.read([link.ifindex])
     except NetnsError as error:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {error}") from error
     if not add.guard and (link is None or userspace.drives(add)):
         raise userspace.missing(add)
-    return identity, link
+    return Place(identity, link, beside)
 
 
-def require_hooks(add: AddRequest, link: Link | None) -> None:
+def require_reach(add: AddRequest, found: Reach) -> None:
     """Refuse an interface on which no policy could be enforced: CniError (code 7) with the remedy."""
-    if link is not None and link.past_hooks:
-        where = f" of net-attach-def {add.network}" if add.network else ""
-        raise CniError(
-            INVALID_CONFIG,
-            f"{add.key}: {past_hooks_message(add.key.ifname)}",
-            f'set "mode": "l2" or "l3" in the ipvlan entry{where}, and in all others with the same master',
-        )
-
-
-def past_hooks_message(ifname: str) -> str:
-    """Why an interface in that mode is none that can be governed."""
-    return (
-        f"{ifname} is an ipvlan in mode l3s, and the kernel delivers what comes in by that past the packet "
-        "filter of the pod: no policy can be enforced there; use mode l2 or l3"
-    )
+    if found.past:
+        where = f" (net-attach-def {add.network})" if add.network else ""
+        raise CniError(INVALID_CONFIG, f"{add.key}: {found.reason}", f"{found.remedy}{where}")

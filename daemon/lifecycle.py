@@ -22,6 +22,8 @@ from daemon import cni, interface
 from daemon.attachments import RECORD_VERSION, Record
 from daemon.cni import AddRequest
 from daemon.errors import DataplaneError, NetnsError
+from daemon.interface import Place
+from daemon.linkkinds import Reach
 from daemon.log import get_logger
 from daemon.model import Pod
 from daemon.netns import Link, NetnsIdentity
@@ -115,13 +117,12 @@ class Lifecycle:
             raise CniError(INTERNAL, f"{add.key}: not registered with this daemon: it has had no ADD")
         if attachment.record.withdrawn:
             raise CniError(INTERNAL, f"{add.key}: has had its DEL")
-        if attachment.record.unready or attachment.state is not State.APPLIED:
+        if attachment.record.unready or attachment.state not in (State.APPLIED, State.NOT_ENFORCED):
             sandbox = self._registry.sandbox(attachment)
             tampering = sandbox.tampering.told(self._clock()) if sandbox.tampering.endless else ""
             because = sandbox.error or tampering or self._upkeep.not_ready_because
             raise CniError(TRY_AGAIN_LATER, f"{add.key}: not in force yet: {because or attachment.state}")
-        identity, link = interface.inspect(add)
-        difference = self._difference(attachment, identity, link)
+        difference = self._difference(attachment, interface.inspect(add))
         if difference:
             raise CniError(INTERNAL, f"{add.key}: {difference}")
         request.reply({"ok": True})
@@ -262,16 +263,18 @@ class Lifecycle:
         False: there is so much to program that others have their turn between.
         """
         add = waiting.add
-        identity, link = interface.inspect(add)
+        place = interface.inspect(add)
+        identity, link = place.identity, place.link
         if add.guard and self._governed(add, identity, link):
             waiting.request.reply({"ok": True})
             return True
-        interface.require_hooks(add, link)
+        reach = self._reach(place)
+        interface.require_reach(add, reach)
         held = self._held(identity.token)
         if held is not None:
             because = held.error or "not verified yet since this daemon's start"
             raise CniError(TRY_AGAIN_LATER, f"{add.netns}: {because}")
-        attachment = Attachment(self._record(add, identity, link, pod, found, unready))
+        attachment = Attachment(self._record(add, identity, link, pod, found, unready), reach=reach)
         fields = log_fields(attachment.record)
         if not waiting.request.alive():
             # Its runtime has given up: the DEL may have come and gone already.
@@ -369,16 +372,23 @@ class Lifecycle:
             serial=time.time_ns(),
         )
 
-    def _difference(self, attachment: Attachment, identity: NetnsIdentity, link: Link | None) -> str:
-        record = attachment.record
+    def _reach(self, place: Place) -> Reach:
+        """How rules reach an interface's packets, as things are now."""
+        sandbox = self._reconciler.sandboxes.get(place.identity.token)
+        enrolled = [a.record.ifindex for a in sandbox.attachments.values()] if sandbox is not None else []
+        return self._reconciler.reaching.reach(place.beside, place.ifindex, enrolled)
+
+    def _difference(self, attachment: Attachment, place: Place) -> str:
+        record, identity, link = attachment.record, place.identity, place.link
         if not identity.same(identity_of(record)):
             return f"{identity.path} is not the netns that its ADD was for"
         if record.guard:
             return "only the guard has had its ADD"
         if link is None or link.ifindex != record.ifindex:
             return f"{record.ifname} is not the interface that its ADD was for"
-        if link.past_hooks:
-            return interface.past_hooks_message(record.ifname)
+        reach = self._reach(place)
+        if reach.past:
+            return reach.reason
         try:
             return self._reconciler.verify(self._registry.sandbox(attachment))
         except (NetnsError, DataplaneError) as error:

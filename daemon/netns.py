@@ -1,4 +1,4 @@
-"""Entering network namespaces, and reading the links in them.
+"""Entering network namespaces, and finding a link in them.
 
 In: paths as a container runtime gives them. Out: identities, links, and a calling thread that is back in
 the host's namespace whatever happened. No other module changes a thread's namespace. It must not keep a
@@ -39,11 +39,7 @@ _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 _SO_NETNS_COOKIE = 71
 _IFINFO_BYTES = 16
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO = 1, 3, 18
-_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
-_IFLA_IPVLAN_MODE = 1
-_IPVLAN_KINDS = ("ipvlan", "ipvtap")
-_IPVLAN_L3S = 2
+_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
 
 
 class NetnsIdentity(msgspec.Struct, frozen=True):
@@ -69,16 +65,11 @@ class NetnsIdentity(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A network interface. mac "": it has none.
-
-    past_hooks: packets that come in by it from outside meet no packet filter of its namespace: an ipvlan in
-    mode l3s, whose packets the kernel takes through the input hooks of the namespace of its master instead.
-    """
+    """A network interface. mac "": it has none."""
 
     ifname: str
     ifindex: int
     mac: str
-    past_hooks: bool = False
 
 
 class _Host(msgspec.Struct, frozen=True):
@@ -302,12 +293,4 @@ def _decode_link(body: bytes) -> Link:
     (ifindex,) = struct.unpack_from("=i", body, 4)
     found = attributes(body, _IFINFO_BYTES)
     name, mac = os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")), found.get(_IFLA_ADDRESS, b"").hex(":")
-    return Link(name, ifindex, mac, _past_hooks(attributes(found.get(_IFLA_LINKINFO, b""))))
-
-
-def _past_hooks(link_info: dict[int, bytes]) -> bool:
-    kind = link_info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
-    if kind not in _IPVLAN_KINDS:
-        return False
-    mode = attributes(link_info.get(_IFLA_INFO_DATA, b"")).get(_IFLA_IPVLAN_MODE, b"")
-    return int.from_bytes(mode, sys.byteorder) == _IPVLAN_L3S
+    return Link(name, ifindex, mac)

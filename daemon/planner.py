@@ -95,10 +95,19 @@ class ChainWrite(msgspec.Struct, frozen=True):
 
 
 class Dispatch(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """An interface's packets in one direction go to its chain. ifindex 0: matched by name (guard)."""
+    """An interface's packets in one direction go to its chain. ifindex 0: matched by name (guard).
+
+    carrier: the name of the other device that they pass, whose index it is then; "": none.
+    """
 
     key: ChainKey
     ifindex: int
+    carrier: str = ""
+
+    @property
+    def device(self) -> str:
+        """The name of the device whose packets these are."""
+        return self.carrier or self.key.ifname
 
 
 class SetChange(msgspec.Struct, frozen=True):
@@ -310,7 +319,14 @@ def dispatches(program: Program) -> list[Dispatch]:
         for direction in Direction
         if gate.chain(direction) is not None
     }
-    return sorted(entries.values())
+    carried = (
+        Dispatch(ChainKey(gate.ifname, direction), carrier.ifindex, carrier.ifname)
+        for gate in program.gates.values()
+        for carrier in gate.carriers
+        for direction in Direction
+        if gate.chain(direction) is not None
+    )
+    return sorted((*entries.values(), *carried))
 
 
 # --- digest ----------------------------------------------------------------------------------------------

@@ -94,13 +94,27 @@ class ChainSpec(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     established: bool = True
 
 
+class Carrier(msgspec.Struct, frozen=True, order=True, cache_hash=True):
+    """Another device by which an interface's packets enter or leave the IP stack."""
+
+    ifindex: int
+    ifname: str
+
+
+class Seal(msgspec.Struct, frozen=True, order=True, cache_hash=True):
+    """A device on which every frame of a direction is dropped, for no rule of a program could judge it."""
+
+    ifname: str
+    direction: Direction
+
+
 class Gate(msgspec.Struct, frozen=True, cache_hash=True):
     """One attachment's part of a netns' program.
 
     ifindex None: matched by name, before the device exists (guard). ingress and egress None: tracked only
     (A6).
     owner: "containerID ifname", kept in the chains' comments: it tells whose they are where a netns has no
-    cookie.
+    cookie. carriers: its packets pass these too, which are dispatched to the same chains.
     """
 
     ifname: str
@@ -108,6 +122,7 @@ class Gate(msgspec.Struct, frozen=True, cache_hash=True):
     owner: str
     ingress: ChainSpec | None
     egress: ChainSpec | None
+    carriers: tuple[Carrier, ...] = ()
 
     def chain(self, direction: Direction) -> ChainSpec | None:
         """The chain of a direction."""
@@ -141,11 +156,14 @@ class GateRequest(msgspec.Struct, frozen=True):
     ifindex: int | None
     owner: str
     ruleset: Ruleset | None
+    carriers: tuple[Carrier, ...] = ()
 
 
-def denied_gate(ifname: str, ifindex: int | None, owner: str) -> GateRequest:
+def denied_gate(
+    ifname: str, ifindex: int | None, owner: str, carriers: tuple[Carrier, ...] = ()
+) -> GateRequest:
     """A guard (ifindex None: by name, before the device exists) or an attachment that is not ready."""
-    return GateRequest(ifname, ifindex, owner, None)
+    return GateRequest(ifname, ifindex, owner, None, carriers)
 
 
 def restrict(program: Program, ifname: str) -> Program:
@@ -165,7 +183,7 @@ def closed(desired: Program, actual: Program | None) -> Program:
 
 def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:
     chains = {d: _closed_chain(gate, d, desired, actual) for d in Direction}
-    return Gate(gate.ifname, gate.ifindex, gate.owner, chains[Direction.INGRESS], chains[Direction.EGRESS])
+    return msgspec.structs.replace(gate, ingress=chains[Direction.INGRESS], egress=chains[Direction.EGRESS])
 
 
 def _closed_chain(

@@ -20,10 +20,12 @@ from daemon.backends.base import Backend
 from daemon.commits import Commits
 from daemon.desired import make_program
 from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
+from daemon.linkkinds import GOVERNED, Reach
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Direction
 from daemon.netns import NetnsIdentity
 from daemon.program import Program, closed
+from daemon.reaching import Closing, Reaching
 from daemon.rivals import Rivals
 from daemon.standing import Standing
 from daemon.store import Store
@@ -39,12 +41,14 @@ SLICE_SECONDS = 0.02
 class State(StrEnum):
     """How an attachment stands. RESTORED: taken over from a record, its rules in the kernel as they were.
 
-    TAMPERED: its rules are changed by somebody else more often than they are restored.
+    TAMPERED: its rules are changed by somebody else more often than they are restored. NOT_ENFORCED: packets
+    of an isolated direction pass the rules by; what can be closed is.
     """
 
     APPLIED = "applied"
     PENDING = "pending"
     DENIED = "denied"
+    NOT_ENFORCED = "not enforced"
     RESTORED = "restored"
     TAMPERED = "tampered"
 
@@ -53,14 +57,14 @@ class State(StrEnum):
 class Attachment:
     """One attachment alive. labels and ports in the record may lag; the store has the current ones.
 
-    past_hooks: its interface receives past the pod's packet filter since its ADD (see netns.Link).
-    now_called: the name that it was given since, where that takes it out of its rules; "": it was not.
+    reach: how rules reach its packets, by the last look. now_called: the name that it was given since, where
+    that takes it out of its rules; "": it was not.
     """
 
     record: Record
     state: State = State.PENDING
     notes: tuple[str, ...] = ()
-    past_hooks: bool = False
+    reach: Reach = GOVERNED
     now_called: str = ""
 
     @property
@@ -74,6 +78,7 @@ class Sandbox(Standing):
     """One network namespace and what is ours in it. dirty_since None: as desired.
 
     held: restored at the start and not verified yet; its rules stay as they are, whatever happens meanwhile.
+    closing: what is closed below IP.
     """
 
     attachments: dict[str, Attachment] = field(default_factory=dict)
@@ -82,6 +87,7 @@ class Sandbox(Standing):
     failures: int = 0
     retry_at: float = 0.0
     error: str = ""
+    closing: Closing = field(default_factory=Closing)
 
 
 class Reconciler:
@@ -101,6 +107,7 @@ class Reconciler:
     ) -> None:
         self._rivals = Rivals(rivals)
         self._commits = Commits(backend, self._rivals, clock)
+        self.reaching = Reaching(store, backend)
         self._store = store
         self._backend = backend
         self._clock = clock
@@ -123,7 +130,7 @@ class Reconciler:
 
     @property
     def follows_renames(self) -> bool:
-        """Whether an interface stays governed when it is given another name."""
+        """As the backend's."""
         return self._backend.follows_renames
 
     # --- placing -----------------------------------------------------------------------------------------
@@ -204,6 +211,7 @@ class Reconciler:
             return True
         if not self._prepare(sandbox):
             return False
+        self._close(sandbox, first=True)
         desired = self._desired(sandbox)
         if desired != sandbox.actual or (confirm and not self._commits.confirm(sandbox)):
             # What an earlier run left is not known: that is rewritten in one piece, for all in it counts.
@@ -215,6 +223,7 @@ class Reconciler:
         elif not sandbox.searched:
             with netns.entered(sandbox.identity.path, sandbox.identity):
                 self._commits.evict_rivals(sandbox, _chain_names(sandbox))
+        self._close(sandbox)
         self._mark_applied(sandbox)
         self._settle(sandbox)
         return True
@@ -237,6 +246,7 @@ class Reconciler:
             return False
         if not self._commits.take_over(sandbox, desired, generation, _chain_names(sandbox)):
             return False
+        self._close(sandbox)
         self._mark_applied(sandbox)
         self._settle(sandbox)
         return True
@@ -304,22 +314,22 @@ class Reconciler:
     # --- inside ------------------------------------------------------------------------------------------
 
     def _desired(self, sandbox: Sandbox) -> Program:
-        gates = [self._gate(attachment) for attachment in sandbox.attachments.values()]
+        gates = [self._gate(attachment, sandbox.closing) for attachment in sandbox.attachments.values()]
         track = any(attachment.record.track for attachment in sandbox.attachments.values())
         return make_program(gates, self._store.members, track)
 
-    def _gate(self, attachment: Attachment) -> planner.GateRequest:
-        record = attachment.record
-        if record.guard or record.unready:
-            return planner.denied_gate(record.ifname, record.ifindex or None, str(record.key))
-        ruleset = self._store.ruleset(record.key)
-        if self._out_of_reach(attachment):
-            # What comes in can't be stopped, but no answer leaves.
-            return planner.denied_gate(record.ifname, record.ifindex, str(record.key))
-        return planner.GateRequest(record.ifname, record.ifindex, str(record.key), ruleset)
+    def _gate(self, attachment: Attachment, closing: Closing) -> planner.GateRequest:
+        record, reach = attachment.record, attachment.reach
+        named = (record.ifname, record.ifindex or None, str(record.key))
+        # What passes rules by and can't be stopped gets no answer at least.
+        unstopped = self._out_of_reach(attachment) and (closing.failed or not reach.closable)
+        if record.guard or record.unready or unstopped:
+            return planner.denied_gate(*named, reach.carriers)
+        return planner.GateRequest(*named, self._store.ruleset(record.key), reach.carriers)
 
     def _remove(self, sandbox: Sandbox) -> None:
         """Nothing of ours is left to govern: the table goes too."""
+        self._close(sandbox)
         with netns.entered(sandbox.identity.path, sandbox.identity):
             self._backend.remove()
         self.forget(sandbox)
@@ -327,16 +337,18 @@ class Reconciler:
     def _mark_applied(self, sandbox: Sandbox) -> None:
         applied = State.TAMPERED if sandbox.tampering.endless else State.APPLIED
         for attachment in sandbox.attachments.values():
-            attachment.state = State.DENIED if self._out_of_reach(attachment) else applied
+            attachment.state = State.NOT_ENFORCED if self._out_of_reach(attachment) else applied
 
     def _out_of_reach(self, attachment: Attachment) -> bool:
-        """Whether what comes in shall be judged, and can't be (A14)."""
-        record = attachment.record
-        if record.guard or record.unready or not attachment.past_hooks:
-            return False
-        return self._store.ruleset(record.key).ingress is not None
+        return bool(self.reaching.missed(attachment.record, attachment.reach))
+
+    def _close(self, sandbox: Sandbox, *, first: bool = False) -> None:
+        seals = self.reaching.seals((a.record, a.reach) for a in sandbox.attachments.values())
+        (self.reaching.close_more if first else self.reaching.close)(sandbox.closing, seals, sandbox.identity)
 
     def _settle(self, sandbox: Sandbox) -> None:
+        for attachment in sandbox.attachments.values():
+            attachment.state = State.NOT_ENFORCED if self._out_of_reach(attachment) else State.APPLIED
         failures, sandbox.failures = sandbox.failures, 0
         sandbox.dirty_since = None
         sandbox.retry_at = 0.0

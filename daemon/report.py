@@ -14,7 +14,6 @@ from cni_plugin import wire
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.backends.choice import Choice
 from daemon.errors import DataplaneError, NetnsError
-from daemon.interface import past_hooks_message
 from daemon.model import Direction, Network, ObjectKey, Policy, Problem
 from daemon.policy.references import POLICY_FOR
 from daemon.program import chain_name, restrict
@@ -183,10 +182,11 @@ class Report:
         for key, problems in self.object_problems().items():
             lines += [f"{key}: {found.field}: {found.message}" for found in problems if not found.hint]
         for sandbox in self._reconciler.sandboxes.values():
-            said = (sandbox.error, sandbox.beside, sandbox.tampering.told(time.monotonic()))
+            told = sandbox.tampering.told(time.monotonic())
+            said = (sandbox.error, sandbox.beside, sandbox.closing.failed, told)
             lines += [f"{sandbox.identity.path}: {text}" for text in said if text]
         for attachment in self._registry.attachments.values():
-            notes = (*attachment.notes, *_unenforceable(attachment))
+            notes = (*_notes(attachment), *_unenforceable(attachment))
             lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in notes]
         return lines
 
@@ -226,15 +226,17 @@ class Report:
             "state": _state(attachment),
             "isolated": self._isolated(attachment),
             "policies": sorted(f"{policy.namespace}/{policy.name}" for policy in governing),
+            "carriers": [carrier.ifname for carrier in attachment.reach.carriers],
             "error": "; ".join(self._errors(attachment)),
-            "notes": list(attachment.notes),
+            "notes": _notes(attachment),
         }
 
     def _errors(self, attachment: Attachment) -> list[str]:
         """Why it may not be as its policies say."""
         sandbox = self._registry.sandbox(attachment)
         tampering = sandbox.tampering.told(time.monotonic()) if sandbox.tampering.endless else ""
-        return [*(text for text in (sandbox.error, tampering) if text), *_unenforceable(attachment)]
+        unsealed = sandbox.closing.failed if attachment.reach.past else ""
+        return [text for text in (sandbox.error, tampering, *_unenforceable(attachment), unsealed) if text]
 
     def _tampering(self, attachment: Attachment) -> list[str]:
         """What somebody changed in its netns; told by the first attachment there, for all of them."""
@@ -300,11 +302,15 @@ def _pod(attachment: Attachment) -> str:
     return f"{record.pod_namespace}/{record.pod_name}" if record.pod_name else ""
 
 
+def _notes(attachment: Attachment) -> list[str]:
+    return [note for note in (*attachment.notes, attachment.reach.note) if note]
+
+
 def _unenforceable(attachment: Attachment) -> list[str]:
     ifname, now = attachment.key.ifname, attachment.now_called
     renamed = f"{ifname} was renamed to {now}, and iptables' rules go by the name: they govern nothing"
     return [
-        *([past_hooks_message(ifname)] if attachment.past_hooks else []),
+        *([attachment.reach.reason] if attachment.reach.past else []),
         *([renamed] if now else []),
     ]
 

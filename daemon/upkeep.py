@@ -196,6 +196,7 @@ class Upkeep:
             with netns.entered(sandbox.identity.path, sandbox.identity):
                 for attachment in sandbox.attachments.values():
                     self._look(attachment)
+                self._look_around(sandbox)
             changed = not self._reconciler.take_over(sandbox, newest.digest, newest.generation)
         except NetnsGoneError:
             sandbox.held = False
@@ -260,7 +261,7 @@ class Upkeep:
         self._reconciler.mark([sandbox])
 
     def _look(self, attachment: Attachment) -> bool:
-        """Whether its link is there, in the current netns; and if so, whether it can still be governed."""
+        """Whether its link is there, in the current netns; and if so, whether it has another name."""
         record = attachment.record
         if record.guard:
             # Its device may not exist yet: only after a DEL does its absence mean anything.
@@ -269,12 +270,6 @@ class Upkeep:
         # A number is given again: it is ours while the name or the MAC is (a pod may change either).
         if link is None or (link.ifname != record.ifname and link.mac != record.mac):
             return False
-        if link.past_hooks is not attachment.past_hooks:
-            # Whoever makes an ipvlan sets the mode of all that have its master.
-            attachment.past_hooks = link.past_hooks
-            event = "past-hooks" if link.past_hooks else "past-hooks-no-more"
-            log.warning(event, extra={**log_fields(record), "link": link.ifname})
-            self._registry.mark([attachment.key])
         renamed = link.ifname != record.ifname and not self._reconciler.follows_renames
         now_called = link.ifname if renamed else ""
         if now_called != attachment.now_called:
@@ -282,11 +277,28 @@ class Upkeep:
             log.warning("renamed", extra={**log_fields(record), "now": link.ifname})
         return True
 
+    def _look_around(self, sandbox: Sandbox) -> None:
+        """How rules reach the packets of a sandbox's interfaces now, in the current netns."""
+        reaching = self._reconciler.reaching
+        found = reaching.look([attachment.record for attachment in sandbox.attachments.values()])
+        for ifname, reach in found.items():
+            attachment = sandbox.attachments[ifname]
+            if reach == attachment.reach:
+                continue
+            if reach.reason != attachment.reach.reason:
+                reason = reach.reason or "governed again"
+                log.warning("reach", extra={**log_fields(attachment.record), "reason": reason})
+            attachment.reach = reach
+            self._reconciler.mark([sandbox])
+        if not reaching.confirm(sandbox.closing, sandbox.identity):
+            self._reconciler.mark([sandbox])
+
     def _reap(self, sandbox: Sandbox) -> None:
         """Let go of interfaces that are no more; their chains go with the sandbox's next program."""
         try:
             with netns.entered(sandbox.identity.path, sandbox.identity):
                 gone = [a for a in sandbox.attachments.values() if not self._look(a)]
+                self._look_around(sandbox)
         except NetnsGoneError:
             self.on_gone(sandbox)
             return

@@ -4,9 +4,11 @@ Every method but `text` works on the network namespace that the calling thread i
 there).
 """
 
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from daemon.planner import Plan, Program
+from daemon.program import Seal
 
 
 class Survey(NamedTuple):
@@ -92,6 +94,15 @@ class Backend(Protocol):
 
     def text(self, program: Program) -> str:
         """A program in the packet filter's own language, for people."""
+
+    def seal(self, seals: Collection[Seal]) -> str:
+        """Drop every frame on these devices, and on no others any more; "", or what could not be closed.
+
+        Not on all kernels: DataplaneError: nothing was changed.
+        """
+
+    def sealed(self, seals: Collection[Seal]) -> bool:
+        """Whether these are sealed. DataplaneError: can't be told."""
 
     def remove(self) -> None:
         """Take away all that is ours. Opens what was governed.

@@ -6,6 +6,7 @@ are about; its user sets it, as netns.entered would. It touches no kernel.
 
 import errno
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -14,7 +15,7 @@ from daemon.backends.base import Survey
 from daemon.errors import BackendUnavailableError, OvertakenError, TransactionError
 from daemon.model import Direction
 from daemon.planner import ChainKey, ChainSpec, Dispatch, Elements, Plan, Program, SetSpec, dispatches
-from daemon.program import chain_name
+from daemon.program import Seal, chain_name
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class FakeBackend:
         self.netns = ""
         self.available = True
         self.tables: dict[str, FakeTable] = {}
+        self.seals: dict[str, frozenset[Seal]] = {}
         self.generations: Counter[str] = Counter()
         self.refuse: set[str] = set()
         self.asked: Counter[str] = Counter()
@@ -107,6 +109,15 @@ class FakeBackend:
     def text(self, program: Program) -> str:
         """As nftables would have it."""
         return nfttext.text(program)
+
+    def seal(self, seals: Collection[Seal]) -> str:
+        """Remembered, by netns."""
+        self.seals[self.netns] = frozenset(seals)
+        return ""
+
+    def sealed(self, seals: Collection[Seal]) -> bool:
+        """As remembered."""
+        return self.seals.get(self.netns, frozenset()) >= frozenset(seals)
 
     def remove(self) -> None:
         """Nothing of ours is in this netns any more."""

@@ -11,12 +11,12 @@ elements come; sets that nothing refers to any more go.
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 
 from daemon import netns
-from daemon.backends import ipset, iptrender, iptsets, ipttext
+from daemon.backends import ipset, iptrender, iptsets, ipttext, sealing
 from daemon.backends.base import Survey
 from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import one_thread
@@ -44,7 +44,7 @@ from daemon.errors import (
 from daemon.log import get_logger
 from daemon.model import Direction
 from daemon.planner import Plan, Program, make_plan
-from daemon.program import closed
+from daemon.program import Seal, closed
 
 log = get_logger(__name__)
 
@@ -153,6 +153,16 @@ class IptablesBackend:
     def text(self, program: Program) -> str:
         """As `iptables-save` and `ipset save` would show it."""
         return ipttext.text(program)
+
+    def seal(self, seals: Collection[Seal]) -> str:
+        """By nf_tables, where the kernel has it: legacy tables know no devices below IP."""
+        with NetfilterSocket(self._reaper, self._connect) as sock:
+            return sealing.seal(sock, seals)
+
+    def sealed(self, seals: Collection[Seal]) -> bool:
+        """By what chains are there."""
+        with NetfilterSocket(self._reaper, self._connect) as sock:
+            return sealing.sealed(sock) >= {sealing.seal_name(one) for one in seals}
 
     def remove(self) -> None:
         """Take our rules away, then our sets."""

@@ -154,10 +154,11 @@ def _dispatch(program: Program, hook: str) -> Iterator[Line]:
         if gate.chain(direction) is None:
             continue
         chain = gate_chain(ChainKey(gate.ifname, direction))
-        if direction is Direction.INGRESS:
-            yield Line(chain, in_interface=gate.ifname)
-        else:
-            yield Line(chain, out_interface=gate.ifname)
+        for device in (gate.ifname, *(carrier.ifname for carrier in gate.carriers)):
+            if direction is Direction.INGRESS:
+                yield Line(chain, in_interface=device)
+            else:
+                yield Line(chain, out_interface=device)
 
 
 # --- one attachment and direction ------------------------------------------------------------------------

@@ -5,9 +5,10 @@ no socket, and touches no table but its own.
 """
 
 import errno
+from collections.abc import Collection
 
 from daemon import netns
-from daemon.backends import nftmessages, nftread, nfttext
+from daemon.backends import nftmessages, nftread, nfttext, sealing
 from daemon.backends.base import Survey
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.nftread import read, read_counters, read_generation
@@ -21,6 +22,7 @@ from daemon.errors import (
     TransactionError,
 )
 from daemon.planner import Plan, Program, in_commits, make_plan
+from daemon.program import Seal
 
 _RESET_TRIES = 5
 _NO_SUBSYSTEM = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -46,8 +48,9 @@ class NftablesBackend:
             netns.in_scratch(self._rehearse)
         except DataplaneError as error:
             raise BackendUnavailableError(
-                f"nftables does not work here: {error}. It needs CAP_NET_ADMIN and a kernel with nf_tables "
-                "(inet family, ct, fib): `modprobe -a nf_tables nft_ct nft_fib_inet`, or --backend iptables"
+                f"nftables does not work here: {error}. It needs CAP_NET_ADMIN and a kernel from 5.6 on with "
+                "nf_tables (inet family, ct, fib): `modprobe -a nf_tables nft_ct nft_fib_inet`, or --backend "
+                "iptables"
             ) from error
 
     def _rehearse(self) -> None:
@@ -173,6 +176,16 @@ class NftablesBackend:
     def text(self, program: Program) -> str:
         """As `nft list table` would show it."""
         return nfttext.text(program)
+
+    def seal(self, seals: Collection[Seal]) -> str:
+        """By a table of the netdev family."""
+        with self._open() as sock:
+            return sealing.seal(sock, seals)
+
+    def sealed(self, seals: Collection[Seal]) -> bool:
+        """By what chains are there."""
+        with self._open() as sock:
+            return sealing.sealed(sock) >= {sealing.seal_name(one) for one in seals}
 
     def remove(self) -> None:
         """Delete our table."""

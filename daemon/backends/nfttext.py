@@ -94,7 +94,7 @@ def _base_chain(hook: str, direction: Direction, program: Program) -> list[str]:
         if entry.key.direction is direction:
             match = key if entry.ifindex else f"{key}name"
             chain = chain_name(direction, entry.key.ifname)
-            lines.append(f'{match} "{entry.key.ifname}" jump {chain}')
+            lines.append(f'{match} "{entry.device}" jump {chain}')
     return lines
 
 

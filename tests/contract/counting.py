@@ -25,6 +25,7 @@ from daemon.planner import (
     SetKind,
     SetSpec,
 )
+from daemon.program import Carrier
 
 Test: TypeAlias = Callable[[Any], bool]
 """Of the whole object whose field it is: some classes are about two fields."""
@@ -153,6 +154,11 @@ CLASSES: Classes = {
         "owner": {"given": _always},
         "ingress": _given("ingress"),
         "egress": _given("egress"),
+        "carriers": _size("carriers"),
+    },
+    Carrier: {
+        "ifindex": {"given": _always},
+        "ifname": {"given": _always},
     },
     ChainSpec: {
         "isolated": _flag("isolated"),
@@ -225,6 +231,10 @@ CLASSES: Classes = {
         "ifindex": {
             "by name": lambda one: one.ifindex == 0,
             "by index": lambda one: one.ifindex > 0,
+        },
+        "carrier": {
+            "none": lambda one: one.carrier == "",
+            "some": lambda one: one.carrier != "",
         },
     },
 }

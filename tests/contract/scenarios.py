@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from daemon.planner import DENIED, EMPTY, UNTOUCHED, Program, RuleSpec, SetSpec
 from daemon.policy.ruleset import Ports
+from daemon.program import Carrier
 from tests.contract.words import (
     FRIEND,
     GRE,
@@ -264,6 +265,33 @@ INTERFACES = [
     guarded("abcdefghijklmno", "abcdefghijklmn"),
 ]
 
+# Their indexes are of no device here; real ones are in tests/netns.
+OVER = Carrier(4097, "over0")
+BOND = Carrier(4098, "bond0")
+
+
+def carried(*carriers: Carrier) -> Program:
+    """What the friend may, by way of these devices too."""
+    return program(gate(isolated(permit(A, WEB)), UNTOUCHED, carriers=carriers), sets=A)
+
+
+CARRIERS = [
+    Scenario("a device on it", None, carried(OVER), same("tcp80")),
+    Scenario("several devices", None, carried(OVER, BOND), same("tcp80")),
+    Scenario("a device comes", WEB_OF_FRIEND, carried(BOND), same("tcp80")),
+    Scenario("a device goes", carried(OVER, BOND), carried(OVER), same("tcp80")),
+    Scenario(
+        "a device of two interfaces",
+        None,
+        program(
+            gate(isolated(permit(A, WEB)), UNTOUCHED, carriers=(OVER,)),
+            gate(isolated(), isolated(), "net2", 8, carriers=(OVER,)),
+            sets=A,
+        ),
+        same("tcp80"),
+    ),
+]
+
 # --- changes --------------------------------------------------------------------------------------------
 
 NET2 = gate(isolated(permit(C)), isolated(), "net2", 8)
@@ -332,4 +360,4 @@ CHANGES = [
     Scenario("anew to nothing", TWO, EMPTY, OPEN, reset=True),
 ]  # fmt: skip
 
-SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CHANGES)
+SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CARRIERS, *CHANGES)

@@ -13,7 +13,7 @@ from daemon.desired import port_sets, port_specs
 from daemon.model import Address, Span
 from daemon.planner import DENIED, ChainSpec, Gate, PortSpec, Program, RuleSpec, SetKind, SetSpec
 from daemon.policy.ruleset import PortMatch, Ports
-from daemon.program import used_sets
+from daemon.program import Carrier, used_sets
 
 TCP, UDP, SCTP, GRE, ICMP, ICMPV6 = 6, 17, 132, 47, 1, 58
 FAMILIES = (4, 6)
@@ -120,9 +120,10 @@ def gate(
     ifname: str = "net1",
     ifindex: int | None = 7,
     owner: str = OWNER,
+    carriers: tuple[Carrier, ...] = (),
 ) -> Gate:
     """One attachment."""
-    return Gate(ifname, ifindex, owner, ingress, egress)
+    return Gate(ifname, ifindex, owner, ingress, egress, carriers)
 
 
 def guard(ifname: str = "net1") -> Gate:

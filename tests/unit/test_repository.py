@@ -48,6 +48,7 @@ PLUGIN_STDLIB = {"posix", "_socket", "_json", "sys", "time", "codecs"}
 PURE = (
     "daemon.desired",
     "daemon.intervals",
+    "daemon.linkkinds",
     "daemon.memo",
     "daemon.model",
     "daemon.netlink",

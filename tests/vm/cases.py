@@ -31,6 +31,15 @@ HOOKS = {
     "ipvlan-l3": ("drops from outside", "drops from the same node"),
     "ipvlan-l3s": ("is passed by from outside", "drops from the same node"),
 }
+# What is done with a governed interface.
+KINDS = (
+    "enslaved to a VRF later",
+    "enslaved to a VRF before ADD",
+    "enslaved to a bond",
+    "a VLAN on it",
+    "an ipvlan on it",
+    "an ipvtap is refused",
+)
 LEGACY = (
     "their drop drops",
     "their accept opens nothing",
@@ -60,6 +69,7 @@ CASES: tuple[VmCase, ...] = (
             **{driver: tuple(row.name for row in ROWS) for driver in GOVERNED},
             REFUSED: tuple(f"refused {name}" for name in REFUSALS[:-1]) + REFUSALS[-1:],
             "legacy-rules": LEGACY,
+            "links": KINDS,
         }.items()
         for name in names
     ),

@@ -11,6 +11,7 @@ from tests.lab import Daemon, Lab
 from tests.vm.cases import GOVERNED
 from tests.vm.guest import choice, modules
 from tests.vm.guest.hooks import run_hooks
+from tests.vm.guest.kinds import run_kinds
 from tests.vm.guest.lans import Lan
 from tests.vm.guest.legacy import run_legacy
 from tests.vm.guest.refusals import run_refusals
@@ -61,6 +62,8 @@ def _run_node(lab: Lab, daemon: Daemon, name: str, backend: str, results: Result
         run_traffic(lans, daemon, backend, results)
     with results.section(f"{backend}: refusals"):
         run_refusals(lab, daemon, backend, results)
+    with results.section(f"{backend}: links"):
+        run_kinds(lab, daemon, backend, results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""A drop of every frame on devices whose packets meet no rule on IP: a netdev table, whatever the backend.
+
+In: a netfilter socket, Seals. Out: a chain for each in the kernel; what is there. It works below IP, for a
+bridge's ports too, and has no connection tracking: it can close a device, and judge nothing.
+"""
+
+import errno
+from collections.abc import Collection, Iterator
+
+from daemon.backends.nfnetlink import (
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    SUBSYS_NFTABLES,
+    Message,
+    general,
+    nest,
+    string,
+    u32,
+)
+from daemon.backends.nfsocket import NetfilterSocket
+from daemon.backends.nftexpr import COUNTER, DROP
+from daemon.backends.shape import OURS_COMMENT
+from daemon.errors import DataplaneError, TransactionError
+from daemon.model import Direction
+from daemon.netlink import attr, attributes
+from daemon.program import Seal, chain_name
+
+TABLE = "multi-networkpolicy"
+
+_NETDEV = 5
+_HOOKS = {Direction.INGRESS: 0, Direction.EGRESS: 1}
+_FIRST = -500
+"""Before others' chains there: these may forward or duplicate what they see."""
+
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE = 0, 1, 2, 3, 4, 6
+_HEADER = general(_NETDEV)
+_IN_TABLE = _HEADER + attr(1, string(TABLE))
+_USERDATA_COMMENT = 0
+_NO_TABLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT)
+"""What is answered where there is no such table, and where the kernel has no nf_tables at all."""
+
+
+def seal(sock: NetfilterSocket, seals: Collection[Seal]) -> str:
+    """Make what is sealed in the current netns these, and nothing else; "", or what could not be closed.
+
+    DataplaneError: nothing was changed.
+    """
+    if not seals:
+        _open(sock)
+        return ""
+    try:
+        sock.transact(list(_whole(seals)))
+    except TransactionError as error:
+        # Before kernel 5.16 there is no hook for what goes out.
+        incoming = [one for one in seals if one.direction is Direction.INGRESS]
+        if not incoming or len(incoming) == len(seals):
+            raise DataplaneError(f"closing {_listed(seals)}: {error}") from error
+        sock.transact(list(_whole(incoming)))
+        return f"what goes out by {_listed(set(seals) - set(incoming))} can't be closed: {error}"
+    return ""
+
+
+def sealed(sock: NetfilterSocket) -> frozenset[str]:
+    """The names of our chains that are there and hang on a device."""
+    if not _present(sock):
+        return frozenset()
+    bodies = sock.dump(Message(SUBSYS_NFTABLES << 8 | _GETCHAIN, 0, _HEADER, "read the seals"))
+    chains = map(attributes, bodies)
+    return frozenset(_text(c[3]) for c in chains if _text(c[1]) == TABLE and 4 in c)
+
+
+def seal_name(one: Seal) -> str:
+    """Its chain: "ingress-net1"."""
+    return chain_name(one.direction, one.ifname)
+
+
+def _open(sock: NetfilterSocket) -> None:
+    if _present(sock):
+        sock.transact([_message(_DELTABLE, _IN_TABLE, "delete the seals")])
+
+
+def _present(sock: NetfilterSocket) -> bool:
+    try:
+        sock.request(Message(SUBSYS_NFTABLES << 8 | _GETTABLE, 0, _IN_TABLE, "read the seals' table"))
+    except TransactionError as error:
+        if error.errno in _NO_TABLES:
+            return False
+        raise
+    return True
+
+
+def _whole(seals: Collection[Seal]) -> Iterator[Message]:
+    """The table anew, in one batch: what was there goes, whatever it was."""
+    comment = string(OURS_COMMENT)
+    made = _IN_TABLE + attr(6, bytes([_USERDATA_COMMENT, len(comment)]) + comment)
+    yield _message(_NEWTABLE, made, "add the seals' table", NLM_F_CREATE)
+    yield _message(_DELTABLE, _IN_TABLE, "delete the seals")
+    yield _message(_NEWTABLE, made, "add the seals' table", NLM_F_CREATE)
+    for one in sorted(seals):
+        yield from _chain(one)
+
+
+def _chain(one: Seal) -> Iterator[Message]:
+    name = string(seal_name(one))
+    at = nest(4, attr(1, u32(_HOOKS[one.direction])), attr(2, u32(_FIRST)), attr(3, string(one.ifname)))
+    body = _IN_TABLE + attr(3, name) + at + attr(5, u32(0)) + attr(7, string("filter"))
+    yield _message(_NEWCHAIN, body, f"close {seal_name(one)}", NLM_F_CREATE)
+    rule = _IN_TABLE + attr(2, name) + nest(4, COUNTER + DROP)
+    yield _message(_NEWRULE, rule, f"drop in {seal_name(one)}", NLM_F_CREATE | NLM_F_APPEND)
+
+
+def _message(kind: int, body: bytes, subject: str, flags: int = 0) -> Message:
+    return Message(SUBSYS_NFTABLES << 8 | kind, flags, body, subject)
+
+
+def _listed(seals: Collection[Seal]) -> str:
+    return ", ".join(sorted({one.ifname for one in seals}))
+
+
+def _text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")
