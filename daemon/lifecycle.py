@@ -30,7 +30,7 @@ from daemon.netns import Link, NetnsIdentity
 from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox, State
 from daemon.registry import Registry, identity_of, log_fields, network_fields
-from daemon.replies import reply_bug, reply_error
+from daemon.replies import reply_bug, reply_error, unknown_pod
 from daemon.server import Request
 from daemon.sources.base import Found
 from daemon.store import Store
@@ -238,7 +238,7 @@ class Lifecycle:
             waiting.patience = min(waiting.deadline, self._clock() + self._settings.look_up_seconds)
             self._look_up(wanted.namespace, wanted.name, wanted.uid)
         elif answer is not None or self._clock() >= waiting.patience:
-            raise CniError(TRY_AGAIN_LATER, _unknown(wanted, pod, answer))
+            raise CniError(TRY_AGAIN_LATER, unknown_pod(wanted, pod, answer))
         return None
 
     def _answer_unready(self, waiting: Waiting, because: str) -> bool:
@@ -393,11 +393,3 @@ class Lifecycle:
             return self._reconciler.verify(self._registry.sandbox(attachment))
         except (NetnsError, DataplaneError) as error:
             return str(error)
-
-
-def _unknown(identity: cni.PodIdentity, pod: Pod | None, answer: Found | None) -> str:
-    pod = answer.pod if answer is not None and answer.pod is not None else pod
-    if pod is not None:
-        return f"pod {identity} is known with UID {pod.uid}, not {identity.uid}: another pod of this name"
-    why = answer.message if answer is not None else "is its object there, and does this daemon see it?"
-    return f"pod {identity} is not known to the source: {why}"

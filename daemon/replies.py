@@ -6,8 +6,11 @@ In: a request and an error. Out: the reply, one log event.
 import traceback
 
 from cni_plugin.errors import INTERNAL, CniError
+from daemon.cni import PodIdentity
 from daemon.log import get_logger
+from daemon.model import Pod
 from daemon.server import Request
+from daemon.sources.base import Found
 
 log = get_logger(__name__)
 
@@ -28,3 +31,12 @@ def reply_bug(request: Request, error: Exception) -> None:
     reply_error(
         request, CniError(INTERNAL, f"unexpected {type(error).__name__}: {error}", "see the daemon's log")
     )
+
+
+def unknown_pod(identity: PodIdentity, pod: Pod | None, answer: Found | None) -> str:
+    """Why an ADD's pod is not known: as the store has it, as the source has found it."""
+    pod = answer.pod if answer is not None and answer.pod is not None else pod
+    if pod is not None:
+        return f"pod {identity} is known with UID {pod.uid}, not {identity.uid}: another pod of this name"
+    why = answer.message if answer is not None else "is its object there, and does this daemon see it?"
+    return f"pod {identity} is not known to the source: {why}"
