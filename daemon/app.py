@@ -7,6 +7,8 @@ Threads: main (signals), server (all clients), source (reads and decodes), datap
 state). A thread that ends unexpectedly ends the process with its traceback; the rules in the kernel stay.
 """
 
+import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -15,12 +17,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
 from daemon import log as logs
+from daemon.adoption import Adoption
 from daemon.attachments import RecordStore
 from daemon.backends.choice import Choice, choose
 from daemon.backends.iptables import IptablesBackend
@@ -85,8 +89,10 @@ def run(settings: Settings) -> int:
     threading.excepthook = _crash
     limit = _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
-    with StateLock(settings.state_dir):
-        daemon = Daemon(settings, most_clients(limit))
+    with contextlib.ExitStack() as stack:
+        with _needing(settings.state_dir):
+            stack.enter_context(StateLock(settings.state_dir))
+            daemon = Daemon(settings, most_clients(limit))
         daemon.start()
         number = signal.sigwait(stopping)
         daemon.stop(signal.Signals(number).name)
@@ -97,6 +103,34 @@ def _stop_signals() -> set[signal.Signals]:
     """SIGTERM; and SIGINT and SIGHUP, but for what nohup, or `&` in a script, had ignored from the start."""
     asked = (signal.SIGINT, signal.SIGHUP)
     return {signal.SIGTERM, *(number for number in asked if signal.getsignal(number) is not signal.SIG_IGN)}
+
+
+_STATE_REMEDIES = {
+    errno.EROFS: "mount it writable",
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or raise the quota",
+    errno.ENOTDIR: "move away what is no directory there",
+    errno.EEXIST: "move away what is no directory there",
+    errno.EACCES: "run the daemon as root, and let the node's security modules permit it",
+    errno.EPERM: "run the daemon as root, and let the node's security modules permit it",
+    errno.EIO: "mend the disk",
+}
+
+
+@contextlib.contextmanager
+def _needing(state_dir: Path) -> Iterator[None]:
+    """Where the state directory can't be used: MultiNetworkPolicyError with the remedy, and no traceback."""
+    try:
+        yield
+    except OSError as error:
+        where = Path(os.fsdecode(error.filename)) if error.filename is not None else state_dir
+        if state_dir not in (where, *where.parents) and where not in state_dir.parents:
+            raise
+        remedy = _STATE_REMEDIES.get(error.errno or 0, "make it one that can be written to")
+        raise MultiNetworkPolicyError(
+            f"the state directory {state_dir} can't be used: {where}: {error.strerror}: {remedy}, or name "
+            "another one with --state-dir. Rules that are in force stay so meanwhile"
+        ) from error
 
 
 class StateLock:
@@ -140,12 +174,19 @@ class Daemon:
         inbox = Inbox()
         budget = Budget(settings.namespace_rules, settings.namespace_elements)
         store = Store(settings.common_rules, budget, node_name(settings))
-        records = RecordStore(settings.state_dir / "attachments", _boot_id())
+        records = RecordStore(settings.state_dir / "attachments", _boot_id(), _booted())
         reconciler = Reconciler(
-            store, choice.backend, clock, lambda sandbox: upkeep.on_gone(sandbox), choice.rivals
+            store,
+            choice.backend,
+            clock,
+            lambda sandbox: upkeep.on_gone(sandbox),
+            choice.rivals,
+            _signature(settings.state_dir),
         )
         registry = Registry(store, records, reconciler)
-        upkeep = Upkeep(store, registry, reconciler, settings.multus_cache_dir)
+        backends = (choice.backend, *choice.rivals)
+        adoption = Adoption(registry, reconciler, records, backends, settings.netns_paths)
+        upkeep = Upkeep(store, registry, reconciler, adoption, settings.multus_cache_dir)
         lifecycle = Lifecycle(
             store,
             registry,
@@ -159,7 +200,8 @@ class Daemon:
         report = Report(store, registry, reconciler, upkeep, choice, settings.source)
         report.waiting_adds = lambda: lifecycle.waiting
         report.source_cost = source.cost
-        barriers.notes = report.problems
+        barriers.notes = report.notes
+        barriers.searching = lambda: adoption.searching
         barriers.unverified = upkeep.unverified
         self._dataplane = Dataplane(
             inbox,
@@ -263,6 +305,17 @@ def node_name(settings: Settings) -> str:
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _booted() -> float:
+    """When this kernel was started, in seconds of the wall clock as it is set now; a second early at most."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return next((float(line.split()[1]) for line in lines if line.startswith("btime ")), 0.0) - 1.0
+
+
+def _signature(state_dir: Path) -> str:
+    """What tells this daemon's rules from those of another one on this node: where its records are."""
+    return sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]
 
 
 def _raise_descriptor_limit() -> int:

@@ -7,8 +7,10 @@ namespace does not survive the power loss that fsync guards against, and a recor
 it belongs to.
 """
 
+import contextlib
 import errno
 import os
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,19 +29,25 @@ MAX_RECORD_BYTES = 1 << 20
 PAGE_BYTES = 4096
 """What one write puts down as a whole."""
 
+_PATH_BYTES, _NAME_BYTES = 4096, 255
+_MOST_TEXT = 4096
+
 
 class Record(msgspec.Struct, frozen=True, rename="camel"):
     """What is known of one attachment.
 
     netns, device, inode, cookie: the namespace's path and identity (cookie None: the kernel has none).
-    ifindex 0: a guard, whose device does not exist yet. addresses: those of ADD's result.
+    ifindex 0: a guard, whose device does not exist yet, or not known any more. permanent, lower: of its link
+    at ADD (see netns.Link); seen_name, seen_mac: what it was given since, "": nothing. addresses: those of
+    ADD's result.
     pod_*: "" without identity. labels, ports: of the last pod object seen with that UID (A11).
     networks: the net-attach-defs whose policies govern it; candidates: those that it may be of, () in a
     record of before: the same; chosen: which of them by network-status; evidence: how they were found;
     configured, config_name: the keys `netAttachDef` and `name` of the plugin's configuration. withdrawn: DEL
-    came, the link may live on. unready: everything is denied until the source is read. serial: later records
-    have higher ones. digest, generation: of what was applied last to the whole netns; "" and 0 where that is
-    not known.
+    came, the link may live on. unready: everything is denied until the source is read. adopted: its record
+    was lost, this is what stood in the kernel: its addresses count for nobody until the source says the same.
+    serial: later records have higher ones. digest, generation: of what was applied last to the whole netns;
+    "" and 0 where that is not known.
     """
 
     version: int
@@ -66,6 +74,11 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     withdrawn: bool
     track: bool
     unready: bool = False
+    adopted: bool = False
+    permanent: str = ""
+    lower: str = ""
+    seen_name: str = ""
+    seen_mac: str = ""
     serial: int = 0
     digest: str = ""
     generation: int = 0
@@ -95,12 +108,18 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class RecordStore:
-    """The directory of records. Raises OSError where the directory can't be used."""
+    """The directory of records. Raises OSError where the directory can't be used.
 
-    def __init__(self, directory: Path, boot_id: str) -> None:
+    booted: when this kernel was started, in seconds of the wall clock; what is damaged and older is of
+    another boot.
+    """
+
+    def __init__(self, directory: Path, boot_id: str, booted: float = 0.0) -> None:
         self._directory = directory
         self._aside = directory / "set-aside"
         self._boot_id = boot_id
+        self._booted = booted
+        self._any_aside = True
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
@@ -115,12 +134,13 @@ class RecordStore:
         """
         records: list[Record] = []
         notes: list[tuple[str, str]] = []
+        for path in self._aside.glob("*.json"):
+            self._drop_of_another_boot(path)
         for path in sorted(self._directory.glob("*.json")):
             try:
-                record = _decode(path)
+                record = self._decode(path)
             except (msgspec.MsgspecError, ValueError, OSError) as error:
-                self._set_aside(path)
-                notes.append((path.name, f"set aside, its rules stay as they are: {error}"))
+                notes.append((path.name, self._set_aside(path, error)))
                 continue
             if record is not None and record.boot_id == self._boot_id:
                 records.append(record)
@@ -135,22 +155,96 @@ class RecordStore:
     def save(self, record: Record) -> None:
         """Write or replace one record, atomically as far as this process can be killed in the middle."""
         path = self._path(record.key)
-        encoded = msgspec.json.encode(record)
+        try:
+            encoded = msgspec.json.encode(record)
+        except UnicodeEncodeError:
+            # A pod may give its links names that are no text; ADD's own is checked.
+            encoded = msgspec.json.encode(msgspec.structs.replace(record, seen_name=""))
         if not _write_in_place(path, encoded):
             _replace(path, encoded)
+        self._settle(path)
 
     def delete(self, key: AttachmentKey) -> None:
         """Forget an attachment; nothing happens when there is no record of it."""
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        self._settle(path)
+
+    def set_aside(self) -> list[Path]:
+        """The files that are set aside, and those that should be and can't. OSError: can't be read."""
+        found = sorted(self._aside.glob("*.json"))
+        self._any_aside = bool(found)
+        return found
+
+    def _settle(self, path: Path) -> None:
+        """There is a good record of what a file that was set aside is about: that one is of no use now."""
+        if self._any_aside:
+            with contextlib.suppress(OSError):
+                (self._aside / path.name).unlink(missing_ok=True)
 
     def _path(self, key: AttachmentKey) -> Path:
         # Container IDs come from outside and may be longer than a file name.
         digest = sha256(f"{key.container_id}/{key.ifname}".encode("utf-8", "surrogateescape")).hexdigest()
         return self._directory / f"{digest[:40]}.json"
 
-    def _set_aside(self, path: Path) -> None:
-        self._aside.mkdir(mode=0o700, exist_ok=True)
-        path.replace(self._aside / path.name)
+    def _decode(self, path: Path) -> Record | None:
+        record = _decode(path)
+        if record is not None and record.boot_id == self._boot_id:
+            check(record)
+            if path != self._path(record.key):
+                raise ValueError("a copy: its name is not that of what it holds")
+        return record
+
+    def _set_aside(self, path: Path, error: Exception) -> str:
+        """Returns what became of it, in words."""
+        if self._drop_of_another_boot(path):
+            return f"dropped: damaged, and older than this boot: {error}"
+        try:
+            self._aside.mkdir(mode=0o700, exist_ok=True)
+            path.replace(self._aside / path.name)
+        except OSError as refused:
+            return f"set aside, but left where it is ({refused}): {error}"
+        self._any_aside = True
+        return f"set aside: {error}"
+
+    def _drop_of_another_boot(self, path: Path) -> bool:
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < self._booted:
+                path.unlink()
+                return True
+        return False
+
+
+def check(record: Record) -> None:
+    """Whether a record's parts can be what they are said to be. ValueError: one is not; which.
+
+    What comes from a file or from a pod's kernel, and goes on to paths, addresses and the kernel.
+    """
+    path = os.fsencode(record.netns)
+    bad = [
+        name
+        for name, good in (
+            ("containerId", 0 < len(record.container_id) <= _MOST_TEXT),
+            ("ifname", _is_interface(record.ifname)),
+            ("seenName", record.seen_name == "" or _is_interface(record.seen_name)),
+            ("netns", path.startswith(b"/") and b"\0" not in path and len(path) < _PATH_BYTES),
+            ("netns", all(len(part) <= _NAME_BYTES for part in path.split(b"/"))),
+            ("ifindex", 0 <= record.ifindex < 1 << 31),
+            ("device", 0 <= record.device < 1 << 64),
+            ("inode", 0 <= record.inode < 1 << 64),
+            ("cookie", record.cookie is None or 0 <= record.cookie < 1 << 64),
+            ("addresses", all(len(address) in (4, 16) for address in record.addresses)),
+        )
+        if not good
+    ]
+    if bad:
+        raise ValueError(f"no record of ours: {', '.join(dict.fromkeys(bad))} can't be such a value")
+
+
+def _is_interface(name: str) -> bool:
+    """As the kernel has it (dev_valid_name)."""
+    raw = os.fsencode(name)
+    return 0 < len(raw) < 16 and name not in (".", "..") and not re.search(rb"[/:\s\0]", raw)
 
 
 def _write_in_place(path: Path, encoded: bytes) -> bool:

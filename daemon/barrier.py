@@ -19,12 +19,14 @@ class _Barrier:
     request: Request
     deadline: float
     tick: int | None = None
+    searched: bool = True
 
 
 class Barriers:
     """All waits that are under way.
 
-    `unverified()`: what an earlier run has programmed and this one has still to look at.
+    `unverified()`: what an earlier run has programmed and this one has still to look at; `searching()`:
+    whether there may be more of that.
     `ask(token, deadline)`: the source reads anew, and answers with the token once it has handed over what it
     found, unless that is late.
     """
@@ -39,6 +41,7 @@ class Barriers:
         self._waiting: dict[int, _Barrier] = {}
         self.notes: Callable[[], list[str]] = list
         self.unverified: Callable[[], list[Sandbox]] = list
+        self.searching: Callable[[], bool] = bool
 
     def add(self, request: Request) -> None:
         """Begin one wait; `timeoutMs` in the request bounds it."""
@@ -53,6 +56,7 @@ class Barriers:
         """The source has handed over everything that it held at the call, and it has been marked."""
         if token in self._waiting:
             self._waiting[token].tick = self._reconciler.tick
+            self._waiting[token].searched = not self.searching()
 
     def advance(self) -> None:
         """Answer every wait that is over."""
@@ -71,7 +75,10 @@ class Barriers:
         return min((barrier.deadline for barrier in self._waiting.values()), default=None)
 
     def _answer(self, barrier: _Barrier, *, late: bool) -> dict[str, Any] | None:
-        if barrier.tick is not None and not self._waiting_for(barrier.tick):
+        if barrier.tick is not None and not barrier.searched and not self.searching():
+            # What was found since is waited for too.
+            barrier.tick, barrier.searched = self._reconciler.tick, True
+        if barrier.tick is not None and barrier.searched and not self._waiting_for(barrier.tick):
             return {"synced": True, "waitingFor": [], "notes": self.notes()}
         if not late:
             return None
@@ -80,6 +87,8 @@ class Barriers:
     def _missing(self, barrier: _Barrier) -> list[str]:
         if barrier.tick is None:
             return ["the source has not answered"]
+        if not barrier.searched:
+            return ["namespaces are still searched for rules whose records were lost"]
         return [_name(sandbox) for sandbox in self._waiting_for(barrier.tick)]
 
     def _waiting_for(self, tick: int) -> list[Sandbox]:

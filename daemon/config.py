@@ -14,13 +14,16 @@ from typing import Any, TypeAlias
 import msgspec
 
 from daemon.decode import decode_common_rules
-from daemon.decode.blocks import parse_cidr
 from daemon.decode.fields import is_name, meant
 from daemon.errors import ConfigError
 from daemon.kubeyaml import YamlError, load_yaml
 from daemon.log import FORMATS, LEVELS
 from daemon.model import CommonRules
 from daemon.policy.budget import DEFAULT
+from daemon.values import read_address as _address
+from daemon.values import read_globs as _globs
+from daemon.values import read_prefixes as _prefixes
+from daemon.values import read_text as _text
 
 BACKENDS = ("auto", "nftables", "iptables")
 PREFIX = "MNP_"
@@ -47,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     socket: Path
     state_dir: Path
+    netns_paths: list[str]
     metrics_address: str
     log_format: str
     log_level: str
@@ -91,14 +95,6 @@ class _Option(msgspec.Struct, frozen=True):
 
 
 # --- checks ----------------------------------------------------------------------------------------------
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("expected a string; put it in quotes")
-    if any(not char.isprintable() for char in value):
-        raise ValueError("must not contain control characters")
-    return value
 
 
 def _one_of(*words: str) -> Callable[[Any], str]:
@@ -151,28 +147,6 @@ def _node(value: Any) -> str:
     return text
 
 
-def _address(value: Any) -> str:
-    text = _text(value)
-    if not text:
-        return text
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or (":" in host and not bracketed) or not port.isascii() or not port.isdecimal():
-        raise ValueError("expected host:port or [address]:port, or nothing for none")
-    if not 0 < int(port[:6]) <= 65535:
-        raise ValueError("the port must be from 1 to 65535")
-    return text
-
-
-def _prefixes(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("expected a list of IPv6 prefixes")
-    for item in value:
-        if parse_cidr(item)[0] != 6:
-            raise ValueError(f"{item} is no IPv6 prefix")
-    return value
-
-
 def _anything(value: Any) -> Any:
     return value
 
@@ -203,7 +177,12 @@ OPTIONS: tuple[_Option, ...] = (
         "SOURCE",
     ),
     _Option(
-        "kubeconfig", "", _text, "for --source kubernetes; without it: as a pod of the cluster", _same, "FILE"
+        "kubeconfig",
+        "",
+        _text,
+        "for --source kubernetes; without it: as a pod of the cluster",
+        _same,
+        "FILE",
     ),
     _Option("nodeName", "", _node, "this node's name in the cluster; without it: the host's", _same, "NAME"),
     _Option("backend", "auto", _one_of(*BACKENDS), "auto, nftables or iptables", _same, "NAME"),
@@ -216,6 +195,15 @@ OPTIONS: tuple[_Option, ...] = (
         "PATH",
     ),
     _Option("stateDir", "/var/lib/multi-networkpolicy", _path, "records of attachments", _same, "DIR"),
+    _Option(
+        "netnsPaths",
+        ["auto"],
+        _globs,
+        "network namespaces that a start searches for rules whose records were lost; "
+        "auto: the usual ones, and those beside known ones",
+        _parse_list,
+        "GLOBS",
+    ),
     _Option("metricsAddress", "127.0.0.1:9476", _address, "host:port; empty: off", _same, "ADDRESS"),
     _Option("logFormat", "text", _one_of(*FORMATS), "text or json", _same, "FORMAT"),
     _Option("logLevel", "info", _one_of(*LEVELS), f"one of {', '.join(LEVELS)}", _same, "LEVEL"),
@@ -231,7 +219,12 @@ OPTIONS: tuple[_Option, ...] = (
     _Option("acceptIcmp", False, _flag, "allow all ICMP on isolated interfaces", _parse_flag, "BOOL"),
     _Option("acceptIcmpv6", False, _flag, "allow all ICMPv6 on isolated interfaces", _parse_flag, "BOOL"),
     _Option(
-        "allowIpv6SrcPrefixes", [], _prefixes, "allow what comes in from these prefixes", _parse_list, "LIST"
+        "allowIpv6SrcPrefixes",
+        [],
+        _prefixes,
+        "allow what comes in from these prefixes",
+        _parse_list,
+        "LIST",
     ),
     _Option("allowIpv6DstPrefixes", [], _prefixes, "allow what goes to these prefixes", _parse_list, "LIST"),
     _Option(

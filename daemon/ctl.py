@@ -268,6 +268,8 @@ def _status_table(status: dict[str, Any]) -> None:
         print(f"behind, so nothing relaxes: {status['behind']}")
     for reason in status["refused"]:
         print(f"lacks: {reason}")
+    for line in status["setAside"]:
+        print(f"set aside: {line}")
     for path in status["pending"]:
         print(f"pending: {path}")
     for problem in status["problems"]:

@@ -117,6 +117,7 @@ class Dataplane:
             for task in self._inbox.take(self._patience()):
                 task()
             busy = self._reconciler.step()
+            self._upkeep.search()
             self._upkeep_step()
             self._watch.step()
             self._lifecycle.advance()
@@ -140,7 +141,8 @@ class Dataplane:
             self._watch.next_due(),
         )
         nearest = min(deadline for deadline in deadlines if deadline is not None)
-        return 0.0 if self._reconciler.lagging else max(0.0, nearest - time.monotonic())
+        at_once = self._reconciler.lagging or self._upkeep.adoption.searching
+        return 0.0 if at_once else max(0.0, nearest - time.monotonic())
 
     def _serve(self, request: Request) -> None:
         operation = self._operations.get(request.op)

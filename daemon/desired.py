@@ -44,18 +44,22 @@ _DIGEST_DIGITS = 12
 
 
 def make_program(
-    gates: Iterable[GateRequest], members: Callable[[SharedRef], Members], track: bool
+    gates: Iterable[GateRequest],
+    members: Callable[[SharedRef], Members],
+    track: bool,
+    imprints: tuple[str, ...] = (),
 ) -> Program:
     """All that shall be in one netns. `members` gives what a shared set holds now.
 
     Unknown sets hold nothing.
     """
-    program = Program({}, {}, track)
+    program = Program({}, {}, track, imprints)
     for request in gates:
         shape = _shape(request.ruleset)
         # Made anew each time: that costs 1 µs, and its chains, which are compared by identity, are not.
         named = (request.ifname, request.ifindex, request.owner)
-        program.gates[request.ifname] = Gate(*named, shape.ingress, shape.egress, request.carriers)
+        further = (request.carriers, request.names)
+        program.gates[request.ifname] = Gate(*named, shape.ingress, shape.egress, *further)
         for spec in shape.fixed:
             program.sets[spec.name] = spec
         for ref in shape.shared:

@@ -28,11 +28,12 @@ from daemon.log import get_logger
 from daemon.model import Pod
 from daemon.netns import Link, NetnsIdentity
 from daemon.networks import Candidates
-from daemon.reconcile import Attachment, Reconciler, Sandbox, State
+from daemon.reconcile import Attachment, Reconciler, Sandbox
 from daemon.registry import Registry, identity_of, log_fields, network_fields
 from daemon.replies import reply_bug, reply_error, unknown_pod
 from daemon.server import Request
 from daemon.sources.base import Found
+from daemon.standing import State
 from daemon.store import Store
 from daemon.upkeep import Upkeep
 from daemon.waiting import Begun, Waiting
@@ -356,6 +357,8 @@ class Lifecycle:
             cookie=identity.cookie,
             ifindex=0 if add.guard or link is None else link.ifindex,
             mac="" if link is None else link.mac,
+            permanent="" if link is None else link.permanent,
+            lower="" if link is None else link.lower,
             addresses=add.addresses,
             pod_namespace="" if add.pod is None else add.pod.namespace,
             pod_name="" if add.pod is None else add.pod.name,

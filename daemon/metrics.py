@@ -83,6 +83,9 @@ METRICS = (
     Metric("attachments", "gauge", "Attachments on this node by state.", _states),
     Metric("policies", "gauge", "Policies that the source holds.", _one("policies")),
     Metric("problems", "gauge", "Things reported now: objects, files, netns.", _length("problems")),
+    Metric(
+        "set_aside", "gauge", "Things that wait for an operator since records were lost.", _length("setAside")
+    ),
     Metric("adds_waiting", "gauge", "ADDs that wait for their pod or the source.", _one("waitingAdds")),
     Metric("netns_pending", "gauge", "Network namespaces not as desired now.", _length("pending")),
     Metric("programs_applied_total", "counter", "Programs committed.", _by_backend("applied")),
@@ -159,7 +162,7 @@ def _reply(path: str, status: Status | None) -> Reply:
         return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "the dataplane does not answer\n")
     if path == "/metrics":
         return Reply(HTTPStatus.OK, exposition(status))
-    missing = status["refused"] if status["ready"] else [status["notReadyBecause"]]
+    missing = [*status["refused"], *status["setAside"]] if status["ready"] else [status["notReadyBecause"]]
     if path == "/readyz" and missing:
         return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in missing))
     return Reply(HTTPStatus.OK, "ok\n")

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 NLM_F_REQUEST = 0x1
-NLMSG_ERROR = 2
+NLM_F_DUMP = 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_TYPE_MASK = 0x3FFF
 
 _header = struct.Struct("=IHHII")

@@ -28,7 +28,18 @@ from pyroute2.netlink.rtnl import RTM_GETLINK
 
 from daemon.errors import NetnsError, NetnsGoneError
 from daemon.libc import LIBC
-from daemon.netlink import NLM_F_REQUEST, NLMSG_ERROR, Answer, answers, attr, attributes, error_number, pack
+from daemon.netlink import (
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Answer,
+    answers,
+    attr,
+    attributes,
+    error_number,
+    pack,
+)
 
 Result = TypeVar("Result")
 
@@ -39,7 +50,12 @@ _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 _SO_NETNS_COOKIE = 71
 _IFINFO_BYTES = 16
-_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO = 1, 3, 5, 18
+_IFLA_NETNSID, _IFLA_PERM_ADDRESS = 37, 54
+_IFLA_INFO_KIND = 1
+
+MAX_LINKS = 256
+"""Of a namespace that are looked through: more are somebody's play."""
 
 
 class NetnsIdentity(msgspec.Struct, frozen=True):
@@ -65,11 +81,18 @@ class NetnsIdentity(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A network interface. mac "": it has none."""
+    """A network interface. mac "": it has none.
+
+    permanent: the address that its hardware has, whatever it is given; "": it has none. lower: its kind, and
+    on which link it stands, or which is its peer: "macvlan on 3 of 0", the number and this namespace's
+    number of that link's namespace; "": on none.
+    """
 
     ifname: str
     ifindex: int
     mac: str
+    permanent: str = ""
+    lower: str = ""
 
 
 class _Host(msgspec.Struct, frozen=True):
@@ -132,7 +155,7 @@ def gone(identity: NetnsIdentity, *, thorough: bool) -> bool:
         return not identify(identity.path).same(identity)
     except (FileNotFoundError, NetnsGoneError):
         return True
-    except (OSError, NetnsError):
+    except (OSError, ValueError, NetnsError):
         return False
 
 
@@ -259,14 +282,34 @@ def link_by_index(ifindex: int) -> Link | None:
     return _read_link(ifindex, b"")
 
 
+def links() -> list[Link]:
+    """The interfaces in the current namespace, the first MAX_LINKS of them. NetnsError as link()."""
+    found: list[Link] = []
+    try:
+        with _route_socket() as route:
+            route.send(pack(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 0, bytes(_IFINFO_BYTES)))
+            while len(found) < MAX_LINKS:
+                for reply in _answers(route):
+                    if reply.type == NLMSG_DONE:
+                        return found
+                    if reply.type == NLMSG_ERROR:
+                        raise NetnsError("its links", f"can't be read: {os.strerror(error_number(reply))}")
+                    found.append(_decode_link(reply.body))
+    except OSError as error:
+        raise NetnsError("its links", f"can't be read: {error}") from error
+    return found[:MAX_LINKS]
+
+
+def _route_socket() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
 def _read_link(ifindex: int, named: bytes) -> Link | None:
     body = struct.pack("=BxHiII", 0, 0, ifindex, 0, 0) + named
     try:
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        ) as route:
+        with _route_socket() as route:
             route.send(pack(RTM_GETLINK, NLM_F_REQUEST, 0, body))
-            reply = _answer(route)
+            reply = next(_answers(route))
     except OSError as error:
         raise NetnsError("its links", f"can't be read: {error}") from error
     if reply.type == NLMSG_ERROR:
@@ -277,15 +320,16 @@ def _read_link(ifindex: int, named: bytes) -> Link | None:
     return _decode_link(reply.body)
 
 
-def _answer(route: socket.socket) -> Answer:
+def _answers(route: socket.socket) -> Iterator[Answer]:
     """What the kernel, which is number 0, answers: a privileged pod may send to any socket in its netns.
 
-    Raises BlockingIOError where there is none: it comes before the request's send() returns.
+    Raises BlockingIOError where there is none: it comes before the request's send() returns, and the next
+    part of a dump before the one before is received.
     """
     while True:
         reply, (sender, _) = route.recvfrom(1 << 16, socket.MSG_DONTWAIT)
         if sender == 0:
-            return next(answers(reply))
+            return answers(reply)
 
 
 def _decode_link(body: bytes) -> Link:
@@ -293,4 +337,15 @@ def _decode_link(body: bytes) -> Link:
     (ifindex,) = struct.unpack_from("=i", body, 4)
     found = attributes(body, _IFINFO_BYTES)
     name, mac = os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")), found.get(_IFLA_ADDRESS, b"").hex(":")
-    return Link(name, ifindex, mac)
+    permanent = found.get(_IFLA_PERM_ADDRESS, b"").hex(":")
+    return Link(name, ifindex, mac, permanent, _lower(found))
+
+
+def _lower(found: dict[int, bytes]) -> str:
+    if _IFLA_LINK not in found:
+        return ""
+    link_info = attributes(found.get(_IFLA_LINKINFO, b""))
+    kind = link_info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
+    number = int.from_bytes(found[_IFLA_LINK], sys.byteorder)
+    space = int.from_bytes(found.get(_IFLA_NETNSID, b""), sys.byteorder)
+    return f"{kind} on {number}" + (f" of {space}" if _IFLA_NETNSID in found else "")

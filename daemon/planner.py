@@ -95,19 +95,24 @@ class ChainWrite(msgspec.Struct, frozen=True):
 
 
 class Dispatch(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """An interface's packets in one direction go to its chain. ifindex 0: matched by name (guard).
+    """A device's packets in one direction go to an interface's chain. ifindex 0: matched by name.
 
-    carrier: the name of the other device that they pass, whose index it is then; "": none.
+    name: the device's, where it is not the interface's own; "": it is.
     """
 
     key: ChainKey
     ifindex: int
-    carrier: str = ""
+    name: str = ""
 
     @property
     def device(self) -> str:
         """The name of the device whose packets these are."""
-        return self.carrier or self.key.ifname
+        return self.name or self.key.ifname
+
+    @property
+    def interface(self) -> int | str:
+        """What is matched: an index, or a name."""
+        return self.ifindex or self.device
 
 
 class SetChange(msgspec.Struct, frozen=True):
@@ -122,13 +127,14 @@ class Plan(msgspec.Struct, frozen=True):
     """The steps to `program`; one atomic transaction where the backend has such.
 
     reset: the actual state is not known. All of `program` is in the plan then, and whatever else of ours is
-    found goes. track None: tracking stays as it is. Whatever is named in a `stale_…` or `dispatch_…` field
-    exists.
+    found goes. track, imprints None: they stay as they are. Whatever is named in a `stale_…` or `dispatch_…`
+    field exists.
     """
 
     program: Program
     reset: bool
     track: bool | None = None
+    imprints: tuple[str, ...] | None = None
     new_sets: tuple[SetSpec, ...] = ()
     set_changes: tuple[SetChange, ...] = ()
     chains: tuple[ChainWrite, ...] = ()
@@ -148,6 +154,7 @@ class Plan(msgspec.Struct, frozen=True):
         return not (
             self.reset
             or self.track is not None
+            or self.imprints is not None
             or self.new_sets
             or self.set_changes
             or self.chains
@@ -168,6 +175,7 @@ def make_plan(desired: Program, actual: Program | None) -> Plan:
         program=desired,
         reset=actual is None,
         track=desired.track if actual is None or desired.track != before.track else None,
+        imprints=desired.imprints if actual is None or desired.imprints != before.imprints else None,
         new_sets=new_sets,
         set_changes=changes,
         chains=chains,
@@ -308,25 +316,27 @@ def _plan_dispatch(
 
 
 def dispatches(program: Program) -> list[Dispatch]:
-    """All that a program dispatches, sorted: one entry for each interface and direction that has a chain."""
+    """All that a program dispatches, sorted: one entry for each interface and direction that has a chain.
+
+    Further ones for the names that a gate has beside. An interface meets one gate's index, and any number of
+    gates that have its name: each must permit.
+    """
     # Two gates may name one index when a device is gone and its number was given to another: the later one
     # counts.
-    entries = {
-        (direction, gate.ifindex or gate.ifname): Dispatch(
-            ChainKey(gate.ifname, direction), gate.ifindex or 0
-        )
-        for gate in program.gates.values()
-        for direction in Direction
-        if gate.chain(direction) is not None
-    }
-    carried = (
-        Dispatch(ChainKey(gate.ifname, direction), carrier.ifindex, carrier.ifname)
-        for gate in program.gates.values()
-        for carrier in gate.carriers
-        for direction in Direction
-        if gate.chain(direction) is not None
-    )
-    return sorted((*entries.values(), *carried))
+    by_index: dict[tuple[Direction, int], Dispatch] = {}
+    others: set[Dispatch] = set()
+    for gate in program.gates.values():
+        for direction in Direction:
+            if gate.chain(direction) is None:
+                continue
+            key = ChainKey(gate.ifname, direction)
+            if gate.ifindex:
+                by_index[direction, gate.ifindex] = Dispatch(key, gate.ifindex)
+            else:
+                others.add(Dispatch(key, 0))
+            others.update(Dispatch(key, 0, name if name != gate.ifname else "") for name in gate.names)
+            others.update(Dispatch(key, carrier.ifindex, carrier.ifname) for carrier in gate.carriers)
+    return sorted([*by_index.values(), *others])
 
 
 # --- digest ----------------------------------------------------------------------------------------------
@@ -338,6 +348,8 @@ def digest(program: Program) -> str:
     The same in every process, so that a record can be compared after a restart.
     """
     whole = sha256(_LAYOUT + (b"tracked" if program.track else b"untracked"))
+    for line in program.imprints:
+        whole.update(line.encode())
     for ifname in sorted(program.gates):
         whole.update(_gate_digest(program.gates[ifname]))
     for name in sorted(program.sets):

@@ -114,7 +114,8 @@ class Gate(msgspec.Struct, frozen=True, cache_hash=True):
     ifindex None: matched by name, before the device exists (guard). ingress and egress None: tracked only
     (A6).
     owner: "containerID ifname", kept in the chains' comments: it tells whose they are where a netns has no
-    cookie. carriers: its packets pass these too, which are dispatched to the same chains.
+    cookie. carriers: its packets pass these too, which are dispatched to the same chains. names: of
+    interfaces whose packets are its too, beside those of `ifindex`, or where that is None `ifname`.
     """
 
     ifname: str
@@ -123,6 +124,7 @@ class Gate(msgspec.Struct, frozen=True, cache_hash=True):
     ingress: ChainSpec | None
     egress: ChainSpec | None
     carriers: tuple[Carrier, ...] = ()
+    names: tuple[str, ...] = ()
 
     def chain(self, direction: Direction) -> ChainSpec | None:
         """The chain of a direction."""
@@ -130,11 +132,15 @@ class Gate(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """All that is ours in one netns. gates by ifname, sets by name; track: connection tracking on (A6)."""
+    """All that is ours in one netns. gates by ifname, sets by name; track: connection tracking on (A6).
+
+    imprints: lines about its attachments, in comments of a chain that nothing jumps to.
+    """
 
     gates: dict[str, Gate]
     sets: dict[str, SetSpec]
     track: bool
+    imprints: tuple[str, ...] = ()
 
 
 EMPTY = Program({}, {}, track=False)
@@ -157,13 +163,18 @@ class GateRequest(msgspec.Struct, frozen=True):
     owner: str
     ruleset: Ruleset | None
     carriers: tuple[Carrier, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def denied_gate(
-    ifname: str, ifindex: int | None, owner: str, carriers: tuple[Carrier, ...] = ()
+    ifname: str,
+    ifindex: int | None,
+    owner: str,
+    carriers: tuple[Carrier, ...] = (),
+    names: tuple[str, ...] = (),
 ) -> GateRequest:
     """A guard (ifindex None: by name, before the device exists) or an attachment that is not ready."""
-    return GateRequest(ifname, ifindex, owner, None, carriers)
+    return GateRequest(ifname, ifindex, owner, None, carriers, names)
 
 
 def restrict(program: Program, ifname: str) -> Program:
@@ -178,7 +189,8 @@ def closed(desired: Program, actual: Program | None) -> Program:
     actual: what is in force; None: not known.
     """
     gates = {name: _closed_gate(gate, desired, actual) for name, gate in desired.gates.items()}
-    return Program(gates, {n: desired.sets[n] for n in used_sets(gates.values())}, desired.track)
+    sets = {name: desired.sets[name] for name in used_sets(gates.values())}
+    return Program(gates, sets, desired.track, desired.imprints)
 
 
 def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:

@@ -12,22 +12,22 @@ import random
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from daemon import netns, planner
+from daemon import imprint, netns, planner
 from daemon.attachments import Record
 from daemon.backends.base import Backend
 from daemon.commits import Commits
 from daemon.desired import make_program
 from daemon.errors import DataplaneError, NetnsError, NetnsGoneError
 from daemon.linkkinds import GOVERNED, Reach
+from daemon.liveness import further_names
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Direction
 from daemon.netns import NetnsIdentity
 from daemon.program import Program, closed
 from daemon.reaching import Closing, Reaching
 from daemon.rivals import Rivals
-from daemon.standing import Standing
+from daemon.standing import Standing, State
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -38,34 +38,21 @@ SLICE_SECONDS = 0.02
 """Of work for one sandbox, then others have their turn."""
 
 
-class State(StrEnum):
-    """How an attachment stands. RESTORED: taken over from a record, its rules in the kernel as they were.
-
-    TAMPERED: its rules are changed by somebody else more often than they are restored. NOT_ENFORCED: packets
-    of an isolated direction pass the rules by; what can be closed is.
-    """
-
-    APPLIED = "applied"
-    PENDING = "pending"
-    DENIED = "denied"
-    NOT_ENFORCED = "not enforced"
-    RESTORED = "restored"
-    TAMPERED = "tampered"
-
-
 @dataclass(slots=True)
 class Attachment:
     """One attachment alive. labels and ports in the record may lag; the store has the current ones.
 
-    reach: how rules reach its packets, by the last look. now_called: the name that it was given since, where
-    that takes it out of its rules; "": it was not.
+    reach: how rules reach its packets, by the last look. missing: its interface is not in the netns, and no
+    DEL came; beside: the numbers of the links that are. written: its imprint, or that of an earlier record.
     """
 
     record: Record
     state: State = State.PENDING
     notes: tuple[str, ...] = ()
     reach: Reach = GOVERNED
-    now_called: str = ""
+    missing: bool = False
+    beside: frozenset[int] = frozenset()
+    written: imprint.Written | None = None
 
     @property
     def key(self) -> AttachmentKey:
@@ -94,7 +81,7 @@ class Reconciler:
     """Owns the sandboxes.
 
     `clock` is monotonic seconds; `on_gone` is told of sandboxes whose netns is gone. `rivals`: the backends
-    that are not in use, but may have been.
+    that are not in use, but may have been. signature: what this daemon's imprints are known by.
     """
 
     def __init__(
@@ -104,7 +91,9 @@ class Reconciler:
         clock: Callable[[], float],
         on_gone: Callable[[Sandbox], None],
         rivals: Sequence[Backend] = (),
+        signature: str = "",
     ) -> None:
+        self.signature = signature
         self._rivals = Rivals(rivals)
         self._commits = Commits(backend, self._rivals, clock)
         self.reaching = Reaching(store, backend)
@@ -192,9 +181,16 @@ class Reconciler:
         except (DataplaneError, NetnsError) as error:
             self._fail(sandbox, error)
         except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
+            self.survive(sandbox, error)
+
+    def survive(self, sandbox: Sandbox, error: Exception) -> None:
+        """An exception about one sandbox that nobody foresaw: that one is denied and tried again."""
+        found = DataplaneError(f"unexpected {type(error).__name__}: {error}")
+        if sandbox.error != str(found):
             trace = "".join(traceback.format_exception(error))
             log.critical("unexpected", extra={"netns": sandbox.identity.path, "traceback": trace})
-            self._fail(sandbox, DataplaneError(f"unexpected {type(error).__name__}: {error}"))
+        if not sandbox.held:
+            self._fail(sandbox, found)
 
     def apply(self, sandbox: Sandbox, *, confirm: bool = False) -> None:
         """Program what is desired, or raise DataplaneError or NetnsError with nothing changed.
@@ -235,9 +231,7 @@ class Reconciler:
         return all(self._store.prepare(key, lambda: self._clock() >= deadline) for key in governed)
 
     def take_over(self, sandbox: Sandbox, digest: str, generation: int) -> bool:
-        """At the start of the daemon, for a sandbox known from records.
-
-        Believe that the kernel still holds what a record says, if both digests and generation agree.
+        """At the start: believe that the kernel holds what a record says, if digests and generation agree.
 
         False: something differs, so `actual` stays unknown and the sandbox is to be rewritten.
         """
@@ -276,14 +270,8 @@ class Reconciler:
             return sandbox.error or "not programmed yet"
         return self._commits.verify(sandbox)
 
-    def strangers(self, sandbox: Sandbox) -> list[str]:
-        """Chains of ours in a sandbox that belong to none of its attachments, whichever backend made them."""
-        with netns.entered(sandbox.identity.path, sandbox.identity):
-            present = self._backend.gates() | self._rivals.gates()
-        return sorted(present - _chain_names(sandbox))
-
     def counters(self, sandbox: Sandbox) -> dict[str, tuple[int, int]]:
-        """The drop counters in a sandbox: name to (packets, bytes)."""
+        """The drop counters in a sandbox."""
         with netns.entered(sandbox.identity.path, sandbox.identity):
             return self._backend.counters()
 
@@ -316,16 +304,18 @@ class Reconciler:
     def _desired(self, sandbox: Sandbox) -> Program:
         gates = [self._gate(attachment, sandbox.closing) for attachment in sandbox.attachments.values()]
         track = any(attachment.record.track for attachment in sandbox.attachments.values())
-        return make_program(gates, self._store.members, track)
+        imprints = imprint.write_all(sandbox.attachments, self.signature)
+        return make_program(gates, self._store.members, track, imprints)
 
     def _gate(self, attachment: Attachment, closing: Closing) -> planner.GateRequest:
         record, reach = attachment.record, attachment.reach
         named = (record.ifname, record.ifindex or None, str(record.key))
+        names = further_names(record, missing=attachment.missing, by_number=self.follows_renames)
         # What passes rules by and can't be stopped gets no answer at least.
         unstopped = self._out_of_reach(attachment) and (closing.failed or not reach.closable)
         if record.guard or record.unready or unstopped:
-            return planner.denied_gate(*named, reach.carriers)
-        return planner.GateRequest(*named, self._store.ruleset(record.key), reach.carriers)
+            return planner.denied_gate(*named, reach.carriers, names)
+        return planner.GateRequest(*named, self._store.ruleset(record.key), reach.carriers, names)
 
     def _remove(self, sandbox: Sandbox) -> None:
         """Nothing of ours is left to govern: the table goes too."""
@@ -376,9 +366,9 @@ class Reconciler:
 
     def _deny(self, sandbox: Sandbox) -> None:
         """Fail closed, narrowly: directions that can't be made as desired let nothing new in or out."""
-        desired = self._desired(sandbox)
-        denied = closed(desired, sandbox.actual or sandbox.believed)
         try:
+            desired = self._desired(sandbox)
+            denied = closed(desired, sandbox.actual or sandbox.believed)
             if denied != sandbox.actual:
                 self._commits.rewrite(sandbox, denied, _chain_names(sandbox))
             for attachment in sandbox.attachments.values():

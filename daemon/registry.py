@@ -4,6 +4,8 @@ In: records of attachments that come, change and go. Out: what they make dirty, 
 Only the dataplane thread calls this module.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +16,8 @@ from daemon.log import get_logger
 from daemon.model import AttachmentKey, Network, Subject
 from daemon.netns import NetnsIdentity
 from daemon.networks import Candidates
-from daemon.reconcile import Attachment, Reconciler, Sandbox, State
+from daemon.reconcile import Attachment, Reconciler, Sandbox
+from daemon.standing import State
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -47,13 +50,19 @@ class Registry:
         if not record.guard:
             pod = (record.pod_namespace, record.pod_name) if record.pod_name else None
             addresses = () if record.withdrawn else record.addresses
-            subject, candidates = subject_of(record), peer_networks(record)
-            self.mark(self._store.attach(record.key, pod, record.pod_uid, subject, addresses, candidates))
+            subject, candidates, peer = subject_of(record), peer_networks(record), not record.adopted
+            self.mark(
+                self._store.attach(record.key, pod, record.pod_uid, subject, addresses, candidates, peer=peer)
+            )
+            if attachment.missing:
+                self.mark(self._store.withdraw(record.key))
         self._reconciler.mark([sandbox])
 
     def detach(self, attachment: Attachment) -> None:
         """Let it count no more; the kernel follows with its sandbox's next program."""
         key = attachment.key
+        if self.attachments.get(key) is not attachment:
+            return
         del self.attachments[key]
         sandbox = self.sandbox(attachment)
         if sandbox.attachments.get(key.ifname) is attachment:
@@ -69,7 +78,9 @@ class Registry:
         None: the same attachment did already, and nothing is to be done or undone.
         """
         same = self.attachments.get(attachment.key)
-        if same is not None:
+        sandbox = self.sandbox(attachment)
+        left = None
+        if same is not None and self.sandbox(same) is sandbox:
             # What was applied to its netns is still so, whatever this ADD is about to change.
             attachment.record = msgspec.structs.replace(
                 attachment.record,
@@ -77,32 +88,74 @@ class Registry:
                 generation=same.record.generation,
                 serial=same.record.serial,
             )
-            if attachment.record == same.record and same.state is State.APPLIED:
+            if attachment.record == same.record and same.state is State.APPLIED and not same.missing:
                 return None
-        self._records.save(attachment.record)
-        here = self.sandbox(attachment).attachments.get(attachment.record.ifname)
+        elif same is not None:
+            left = self._left_behind(same)
+        self._save_both(left, attachment)
+        here = sandbox.attachments.get(attachment.record.ifname)
         replaced = list({id(old): old for old in (here, same) if old is not None}.values())
         for old in replaced:
             self.detach(old)
             if old.key != attachment.key:
                 self._delete(old.key)
-            elif self.sandbox(old) is not self.sandbox(attachment):
-                self._leave_behind(old)
-        self.attach(attachment)
+        for new in (left, attachment):
+            if new is not None:
+                self.attach(new)
+        for other in sandbox.attachments.values():
+            if other is not attachment and other.record.ifindex == attachment.record.ifindex != 0:
+                # Whoever was taken for it: an ADD says whose it is.
+                self.miss(other, ifindex=0, seen_name="", seen_mac="")
         return replaced
 
-    def _leave_behind(self, old: Attachment) -> None:
+    def _save_both(self, left: Attachment | None, new: Attachment) -> None:
+        """What is left behind first: in whichever moment this process ends, there is a record of either."""
+        if left is None:
+            self._records.save(new.record)
+            return
+        self._records.save(left.record)
+        try:
+            self._records.save(new.record)
+        except OSError:
+            self._delete(left.key)
+            raise
+
+    def _left_behind(self, old: Attachment) -> Attachment:
         """Its key is used again in another netns: the old interface stays restricted until it goes."""
-        # "~" is in no container's ID.
-        key = f"{old.record.container_id}~{old.record.serial}"
-        old.record = msgspec.structs.replace(old.record, container_id=key, withdrawn=True)
-        self.attach(old)
-        self._save(old.record)
+        key = self.free_key(old.key)
+        record = msgspec.structs.replace(old.record, container_id=key.container_id, withdrawn=True)
+        return dataclasses.replace(old, record=record)
+
+    def free_key(self, taken: AttachmentKey) -> AttachmentKey:
+        """A key that no attachment has, for one that can't have its own."""
+        for number in itertools.count(1):
+            # "~" is in no container's ID.
+            key = AttachmentKey(f"{taken.container_id}~{number}", taken.ifname)
+            if key not in self.attachments:
+                return key
+        raise AssertionError
+
+    def adopt(self, record: Record, *, held: bool) -> Attachment:
+        """Let what stands in a netns count, as a subject: its record was lost.
+
+        held: its rules stay as they are for now. A key that an attachment has already is not given to it.
+        """
+        if record.key in self.attachments:
+            record = msgspec.structs.replace(record, container_id=self.free_key(record.key).container_id)
+        attachment = Attachment(record, State.RESTORED)
+        self._reconciler.sandbox(identity_of(record)).held |= held
+        self.attach(attachment)
+        self._save(record)
+        log.warning("adopted", extra=log_fields(record))
+        return attachment
 
     def undo(self, failed: Attachment, replaced: Iterable[Attachment]) -> None:
         """Take back a replace() whose program could not be applied."""
         self.remove(failed)
         for old in replaced:
+            left = self.sandbox(old).attachments.get(old.record.ifname)
+            if left is not None and left is not old:
+                self.remove(left)
             if old.key not in self.attachments:
                 self.attach(old)
                 self._save(old.record)
@@ -130,6 +183,35 @@ class Registry:
         self.update(attachment, withdrawn=True)
         if not attachment.record.guard:
             self.mark(self._store.withdraw(attachment.key))
+
+    def miss(self, attachment: Attachment, **fields: Any) -> None:
+        """Its interface is not there, and no DEL came: it stays governed, and is no peer meanwhile.
+
+        Its addresses may be another's by now.
+        """
+        if not attachment.missing:
+            log.warning("interface-missing", extra=log_fields(attachment.record))
+            attachment.missing = True
+            if not attachment.record.guard:
+                self.mark(self._store.withdraw(attachment.key))
+            self.mark([attachment.key])
+        self._redirect(attachment, fields)
+
+    def meet(self, attachment: Attachment, **fields: Any) -> None:
+        """Its interface is there, by this number and name."""
+        if attachment.missing:
+            log.warning("interface-back", extra=log_fields(attachment.record))
+            attachment.missing, attachment.beside = False, frozenset()
+            if not attachment.record.withdrawn:
+                self.mark(self._store.rejoin(attachment.key))
+            self.mark([attachment.key])
+        self._redirect(attachment, fields)
+
+    def _redirect(self, attachment: Attachment, fields: dict[str, Any]) -> None:
+        before = attachment.record
+        self.update(attachment, **fields)
+        if (before.ifindex, before.seen_name) != (attachment.record.ifindex, attachment.record.seen_name):
+            self.mark([attachment.key])
 
     def rename_networks(self, attachment: Attachment, found: Candidates) -> None:
         """More is known of which net-attach-def made this attachment."""

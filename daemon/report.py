@@ -12,6 +12,7 @@ from typing import Any
 
 from cni_plugin import wire
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from daemon.adoption import lost
 from daemon.backends.choice import Choice
 from daemon.errors import DataplaneError, NetnsError
 from daemon.model import Direction, Network, ObjectKey, Policy, Problem
@@ -24,6 +25,7 @@ from daemon.sources.base import HINT, Finding
 from daemon.spelling import fits, tell_missing
 from daemon.store import Store
 from daemon.upkeep import Upkeep
+from daemon.wording import clean
 
 _REASONS = {
     "MultiNetworkPolicy": "PolicyProblem",
@@ -33,6 +35,8 @@ _REASONS = {
 }
 
 
+MISSING = "interface missing"
+"""The state of an attachment whose interface is gone without a DEL."""
 UNSEEN = (
     "net-attach-def {} has no spec.config: its config is a file on the nodes, so whether it chains "
     "multi-networkpolicy is not known here; once it does, `mnpctl attachments` lists its interfaces"
@@ -104,6 +108,7 @@ class Report:
             "failed": self._reconciler.failed_total,
             "tampered": self._reconciler.tampered_total,
             "problems": self.problems(),
+            "setAside": self._upkeep.adoption.set_aside(),
         }
 
     def attachments(self, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -186,9 +191,18 @@ class Report:
             said = (sandbox.error, sandbox.beside, sandbox.closing.failed, told)
             lines += [f"{sandbox.identity.path}: {text}" for text in said if text]
         for attachment in self._registry.attachments.values():
-            notes = (*_notes(attachment), *_unenforceable(attachment))
+            notes = (
+                *_notes(attachment),
+                *_unenforceable(attachment),
+                *_absences(attachment),
+                *self._renamings(attachment),
+            )
             lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in notes]
         return lines
+
+    def notes(self) -> list[str]:
+        """What a barrier tells of, though it is reached."""
+        return [*self._upkeep.adoption.set_aside(), *self.problems()]
 
     def findings(self) -> dict[ObjectKey, tuple[Finding, ...]]:
         """What is reported about objects, for their authors."""
@@ -200,9 +214,11 @@ class Report:
             ]
         for attachment in self._registry.attachments.values():
             record = attachment.record
-            if not record.pod_name:
+            # An adopted one says itself whose it is.
+            if not record.pod_name or record.adopted:
                 continue
             told = [Finding("NotEnforced", f"{record.ifname}: {error}") for error in self._errors(attachment)]
+            told += [Finding("InterfaceMissing", absence) for absence in _absences(attachment)]
             told += [Finding("Tampered", text) for text in self._tampering(attachment)]
             told += [Finding("NetworkStatusDiffers", f"{record.ifname}: {note}") for note in attachment.notes]
             if told:
@@ -227,8 +243,12 @@ class Report:
             "isolated": self._isolated(attachment),
             "policies": sorted(f"{policy.namespace}/{policy.name}" for policy in governing),
             "carriers": [carrier.ifname for carrier in attachment.reach.carriers],
-            "error": "; ".join(self._errors(attachment)),
-            "notes": _notes(attachment),
+            "error": "; ".join([*self._errors(attachment), *_absences(attachment)]),
+            "notes": [
+                *_notes(attachment),
+                *self._renamings(attachment),
+                *([lost(attachment)] if record.adopted else []),
+            ],
         }
 
     def _errors(self, attachment: Attachment) -> list[str]:
@@ -244,6 +264,16 @@ class Report:
         told = sandbox.tampering.told(time.monotonic())
         first = next(iter(sandbox.attachments.values()), None)
         return [told] if told and attachment is first else []
+
+    def _renamings(self, attachment: Attachment) -> list[str]:
+        """What became of its name, where rules go by the name."""
+        record, now = attachment.record, clean(attachment.record.seen_name)
+        if not now or self._reconciler.follows_renames:
+            return []
+        return [
+            f"{record.ifname} was renamed to {now}: it is governed by that name now, and was not from the "
+            f"renaming until that was seen, for {self._backend.name}' rules go by names"
+        ]
 
     def _isolated(self, attachment: Attachment) -> list[str]:
         record = attachment.record
@@ -307,11 +337,15 @@ def _notes(attachment: Attachment) -> list[str]:
 
 
 def _unenforceable(attachment: Attachment) -> list[str]:
-    ifname, now = attachment.key.ifname, attachment.now_called
-    renamed = f"{ifname} was renamed to {now}, and iptables' rules go by the name: they govern nothing"
+    return [attachment.reach.reason] if attachment.reach.past else []
+
+
+def _absences(attachment: Attachment) -> list[str]:
+    if not attachment.missing:
+        return []
     return [
-        *([attachment.reach.reason] if attachment.reach.past else []),
-        *([renamed] if now else []),
+        f"{MISSING}: {attachment.record.ifname} is not in its namespace, and no DEL came; its rules wait for "
+        "it, and its addresses count for nobody meanwhile"
     ]
 
 
@@ -319,6 +353,10 @@ def _state(attachment: Attachment) -> str:
     record = attachment.record
     if record.withdrawn:
         return "deleted"
+    if attachment.missing:
+        return MISSING
+    if record.adopted:
+        return "adopted"
     return "guard" if record.guard else "unready" if record.unready else str(attachment.state)
 
 

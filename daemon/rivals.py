@@ -32,11 +32,6 @@ class Rivals:
     def __init__(self, backends: Sequence[Backend] = ()) -> None:
         self._backends = backends
 
-    def gates(self) -> frozenset[str]:
-        """The names of the attachments' chains that are there. DataplaneError: can't be read."""
-        found: frozenset[str] = frozenset()
-        return found.union(*(rival.gates() for rival in self._backends if rival.present()))
-
     def told(self) -> list[str]:
         """What is there, in words; changes nothing."""
         words = []

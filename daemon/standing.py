@@ -4,6 +4,7 @@ In: what commits and looks find. Out: what they go by the next time. No I/O, no 
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from daemon.netns import NetnsIdentity
 from daemon.program import Program
@@ -15,6 +16,21 @@ REPAIR_SECONDS = 5.0
 """After which one more may follow."""
 TOLD_SECONDS = 600.0
 """So long it is told that somebody changed something of ours, though it has been restored."""
+
+
+class State(StrEnum):
+    """How an attachment stands. RESTORED: taken over from a record, its rules in the kernel as they were.
+
+    TAMPERED: its rules are changed by somebody else more often than they are restored. NOT_ENFORCED: packets
+    of an isolated direction pass the rules by; what can be closed is.
+    """
+
+    APPLIED = "applied"
+    PENDING = "pending"
+    DENIED = "denied"
+    NOT_ENFORCED = "not enforced"
+    RESTORED = "restored"
+    TAMPERED = "tampered"
 
 
 @dataclass(slots=True)

@@ -34,7 +34,7 @@ from daemon.policy.floor import Allowed, Floor
 from daemon.policy.governing import Policies
 from daemon.policy.holders import Holders
 from daemon.policy.peerset import PodRef
-from daemon.policy.peersets import NAME_LABEL, PeerSets
+from daemon.policy.peersets import PeerSets, named_namespaces
 from daemon.policy.problems import Problems, too_many_pods
 from daemon.policy.ruleset import OPEN, Members, Ruleset, SharedRef
 
@@ -184,13 +184,16 @@ class Store:
         subject: Subject,
         addresses: tuple[Address, ...],
         candidates: tuple[Network, ...] | None = None,
+        *,
+        peer: bool = True,
     ) -> set[AttachmentKey]:
         """An attachment that is there from now on, or that is so again with what is said now.
 
         pod_ref None: no identity, so no policy governs it. pod_uid "": whatever pod has that name.
         subject: its labels and ports count while the source has no such pod (A11). addresses: of its ADD.
         candidates: the networks that it may be on; None: those of its subject, which may name more.
-        The dirty attachments, this one among them.
+        peer: it counts when it is asked whom its pod's addresses belong to; else as a subject only. The dirty
+        attachments, this one among them.
         """
         dirty = {key}
         known = self._attachments.get(key)
@@ -200,6 +203,7 @@ class Store:
             self._floor.admit(key, pod_ref, pod_uid)
         may_be = subject.networks if candidates is None else candidates
         new = Attached(pod_ref, pod_uid, subject, addresses, may_be, known.ruleset if known else OPEN)
+        new.peer = peer
         self._attachments[key] = new
         self._index(key, new)
         if pod_ref is not None:
@@ -214,6 +218,14 @@ class Store:
         if found is None:
             return set()
         found.live = False
+        return self._update_holder(found)
+
+    def rejoin(self, key: AttachmentKey) -> set[AttachmentKey]:
+        """Take a withdraw() back: its interface is there again."""
+        found = self._attachments.get(key)
+        if found is None:
+            return set()
+        found.live = True
         return self._update_holder(found)
 
     def detach(self, key: AttachmentKey) -> set[AttachmentKey]:
@@ -364,13 +376,9 @@ class Store:
     def namespaces(self) -> dict[str, Namespace]:
         """The namespaces that there are: by an object, or because something is in them."""
         self._end_orphans()
-        names = {ref[0] for ref in (*self._pods, *self._policies)}
-        names |= {definition.namespace for definition in self._net_attach_defs.values()}
-        found = {name: Namespace(name, {NAME_LABEL: name}) for name in names}
-        for name, namespace in self._namespaces.items():
-            labels = {**namespace.labels, NAME_LABEL: name}
-            found[name] = msgspec.structs.replace(namespace, labels=labels)
-        return found
+        used = [ref[0] for ref in (*self._pods, *self._policies)]
+        used += [definition.namespace for definition in self._net_attach_defs.values()]
+        return named_namespaces(used, self._namespaces)
 
     def problems(self, *, listed: bool = True) -> dict[ObjectKey, tuple[Problem, ...]]:
         """What is reported, by object; only objects that have any. The same map until that may change.

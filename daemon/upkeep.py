@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from daemon import netns
+from daemon.adoption import Adoption
 from daemon.attachments import Record, RecordStore
 from daemon.errors import NetnsGoneError
 from daemon.log import get_logger
@@ -22,10 +23,12 @@ from daemon.networks import (
     told_addresses,
     told_networks,
 )
-from daemon.reconcile import Attachment, Reconciler, Sandbox, State
+from daemon.reconcile import Attachment, Reconciler, Sandbox
 from daemon.registry import Registry, identity_of, log_fields, network_fields
 from daemon.sources.base import Update
+from daemon.standing import State
 from daemon.store import Store
+from daemon.whereabouts import Whereabouts
 
 log = get_logger(__name__)
 
@@ -45,14 +48,22 @@ class Upkeep:
     there may be newer policies than are known; "": there are none.
     """
 
-    def __init__(self, store: Store, registry: Registry, reconciler: Reconciler, multus_cache: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        reconciler: Reconciler,
+        adoption: Adoption,
+        multus_cache: Path,
+    ) -> None:
+        self.adoption = adoption
         self._store = store
         self._registry = registry
         self._reconciler = reconciler
         self._multus_cache = multus_cache
+        self._whereabouts = Whereabouts(registry)
         self._turn = 0
         self._trusting = False
-        self._distrust = False
         self.ready = False
         self.not_ready_because = "the source has not been read yet"
         self.behind = ""
@@ -123,7 +134,7 @@ class Upkeep:
 
     def _converge_unready(self) -> None:
         for attachment in list(self._registry.attachments.values()):
-            if attachment.record.unready:
+            if attachment.record.unready or attachment.record.adopted:
                 self._confirm(attachment)
 
     def _confirm(self, attachment: Attachment) -> None:
@@ -134,6 +145,11 @@ class Upkeep:
             return
         if record.unready:
             self._converge(attachment, pod)
+            record = attachment.record
+        if record.adopted:
+            if self._is_confirmed(attachment, pod):
+                log.info("confirmed", extra=log_fields(record))
+                self._registry.converge(attachment, adopted=False)
             return
         told, definitions = told_networks(pod, record.ifname), self._store.net_attach_defs().values()
         agrees = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
@@ -149,17 +165,35 @@ class Upkeep:
             for note in notes:
                 log.warning("network-status-differs", extra={**log_fields(record), "note": note})
 
+    def _is_confirmed(self, attachment: Attachment, pod: Pod) -> bool:
+        """Whether the source says of a pod here what an adopted attachment claims, and nothing else does."""
+        record = attachment.record
+        told = told_networks(pod, record.ifname)
+        others = (a.record for a in self._registry.attachments.values() if a is not attachment)
+        taken = any(
+            (other.pod_namespace, other.pod_name, other.ifname)
+            == (record.pod_namespace, record.pod_name, record.ifname)
+            for other in others
+        )
+        agreed = bool(told) and set(told) <= set(record.networks)
+        as_added = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
+        return pod.local and agreed and as_added and not taken
+
     def _converge(self, attachment: Attachment, pod: Pod) -> None:
         """An ADD that was answered by denying everything gets its real rules: its pod is known now."""
         record = attachment.record
         found = self.find_networks(record.key, record.configured or None, record.config_name, pod)
+        fields = network_fields(found)
+        if record.adopted:
+            # What an adopted one was restricted by, it is.
+            fields["networks"] = tuple(sorted({*found.governing, *record.networks}))
         self._registry.converge(
             attachment,
             unready=False,
             pod_uid=pod.uid or record.pod_uid,
             labels=dict(pod.labels),
             ports=pod.ports,
-            **network_fields(found),
+            **fields,
         )
 
     def unverified(self) -> list[Sandbox]:
@@ -186,18 +220,16 @@ class Upkeep:
         newest = next(reversed(sandbox.attachments.values())).record
         changed = True
         try:
-            if self._distrust and (strange := self._reconciler.strangers(sandbox)):
-                # Rules of an attachment whose record was set aside: they stay, and so does all beside them.
-                whose = ", ".join(strange)
-                sandbox.error = f"holds rules of an attachment whose record was set aside ({whose})"
-                log.error("left-alone", extra={"netns": newest.netns, "reason": sandbox.error})
-                return
             sandbox.held = False
             with netns.entered(sandbox.identity.path, sandbox.identity):
-                for attachment in sandbox.attachments.values():
-                    self._look(attachment)
                 self._look_around(sandbox)
             changed = not self._reconciler.take_over(sandbox, newest.digest, newest.generation)
+            with netns.entered(sandbox.identity.path, sandbox.identity):
+                if changed:
+                    self._welcome(self.adoption.adopt_beside(sandbox))
+                for attachment in sandbox.attachments.values():
+                    # What the kernel holds as the record says was right at its end.
+                    self._look(sandbox, attachment, strict=changed)
         except NetnsGoneError:
             sandbox.held = False
             self.on_gone(sandbox)
@@ -214,11 +246,10 @@ class Upkeep:
     def restore(self, records: RecordStore) -> None:
         """Take the records' attachments over; their rules stay as they are until the source has been read."""
         loaded = records.load()
-        self._distrust = any("set aside" in reason for _, reason in loaded.notes)
         for name, reason in loaded.notes:
             log.warning("record-not-used", extra={"file": name, "reason": reason})
         newest: dict[tuple[int, str], Record] = {}
-        for record in sorted(loaded.records, key=lambda record: record.serial):
+        for record in sorted(loaded.records, key=lambda record: (record.serial, not record.withdrawn)):
             reason = _gone_at_start(record)
             # A kill between two writes leaves the records of both, the old and the new, of one interface.
             older = newest.pop((identity_of(record).token, record.ifname), None)
@@ -231,6 +262,21 @@ class Upkeep:
         for record in newest.values():
             self._reconciler.sandbox(identity_of(record)).held = True
             self._registry.attach(Attachment(record, State.RESTORED))
+        self.adoption.begin(loaded.records)
+
+    def search(self) -> None:
+        """Look for what no record tells of, for a while."""
+        if self.adoption.searching:
+            adopted = self.adoption.step()
+            if adopted and self._trusting:
+                self._verify_held(again=False)
+            self._welcome(adopted)
+
+    def _welcome(self, adopted: list[Attachment]) -> None:
+        """Before the source was read, `_become_ready` does that."""
+        for attachment in adopted:
+            if self.ready:
+                self._confirm(attachment)
 
     def sweep(self, *, links: bool) -> None:
         """Notice namespaces that are gone; with `links` interfaces too.
@@ -240,14 +286,20 @@ class Upkeep:
         self._registry.mark(self._store.settle())
         self._turn = (self._turn + 1) % IDENTITY_TURNS
         for number, sandbox in enumerate(list(self._reconciler.sandboxes.values())):
-            # A new netns often gets the numbers of the old one at its path: each is identified in its turn.
-            thorough = links or number % IDENTITY_TURNS == self._turn
-            if netns.gone(sandbox.identity, thorough=thorough):
-                self.on_gone(sandbox)
-                continue
-            withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
-            if (links or withdrawn) and not sandbox.held:
-                self._reap(sandbox)
+            try:
+                self._sweep_one(sandbox, number % IDENTITY_TURNS == self._turn, links)
+            except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
+                self._reconciler.survive(sandbox, error)
+
+    def _sweep_one(self, sandbox: Sandbox, its_turn: bool, links: bool) -> None:
+        # A new netns often gets the numbers of the old one at its path: each is identified in its turn.
+        if netns.gone(sandbox.identity, thorough=links or its_turn):
+            self.on_gone(sandbox)
+            return
+        withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
+        missing = its_turn and any(a.missing for a in sandbox.attachments.values())
+        if (links or withdrawn or missing) and not sandbox.held:
+            self._reap(sandbox)
 
     def on_gone(self, sandbox: Sandbox) -> None:
         """A sandbox's path leads nowhere: go on by another one, else the netns is gone and all in it."""
@@ -260,22 +312,9 @@ class Upkeep:
         sandbox.retry_at = 0.0
         self._reconciler.mark([sandbox])
 
-    def _look(self, attachment: Attachment) -> bool:
-        """Whether its link is there, in the current netns; and if so, whether it has another name."""
-        record = attachment.record
-        if record.guard:
-            # Its device may not exist yet: only after a DEL does its absence mean anything.
-            return not record.withdrawn or netns.link(record.ifname) is not None
-        link = netns.link_by_index(record.ifindex)
-        # A number is given again: it is ours while the name or the MAC is (a pod may change either).
-        if link is None or (link.ifname != record.ifname and link.mac != record.mac):
-            return False
-        renamed = link.ifname != record.ifname and not self._reconciler.follows_renames
-        now_called = link.ifname if renamed else ""
-        if now_called != attachment.now_called:
-            attachment.now_called = now_called
-            log.warning("renamed", extra={**log_fields(record), "now": link.ifname})
-        return True
+    def _look(self, sandbox: Sandbox, attachment: Attachment, *, strict: bool = False) -> bool:
+        """Whether it goes on."""
+        return self._whereabouts.look(sandbox, attachment, strict=strict).goes_on
 
     def _look_around(self, sandbox: Sandbox) -> None:
         """How rules reach the packets of a sandbox's interfaces now, in the current netns."""
@@ -297,7 +336,7 @@ class Upkeep:
         """Let go of interfaces that are no more; their chains go with the sandbox's next program."""
         try:
             with netns.entered(sandbox.identity.path, sandbox.identity):
-                gone = [a for a in sandbox.attachments.values() if not self._look(a)]
+                gone = [a for a in sandbox.attachments.values() if not self._look(sandbox, a)]
                 self._look_around(sandbox)
         except NetnsGoneError:
             self.on_gone(sandbox)

@@ -86,6 +86,12 @@ class Backend(Protocol):
     def gates(self) -> frozenset[str]:
         """The names of the chains that attachments have (`chain_name`), whoever's they are."""
 
+    def imprints(self) -> tuple[str, ...]:
+        """The lines that a program's `imprints` has, as they stand there; whoever is root there wrote them.
+
+        For where `present()` says that there is something. DataplaneError: can't be read, or too many.
+        """
+
     def differences(self, program: Program) -> str:
         """What of ours is not as `program` says, for people; "": all is. Changes nothing."""
 

@@ -26,10 +26,11 @@ class FakeTable:
     sets: dict[str, Elements] = field(default_factory=dict)
     dispatch: set[Dispatch] = field(default_factory=set)
     track: bool = False
+    imprints: tuple[str, ...] = ()
 
     def copy(self) -> "FakeTable":
         """One that can change without this one."""
-        return FakeTable(dict(self.chains), dict(self.sets), set(self.dispatch), self.track)
+        return FakeTable(dict(self.chains), dict(self.sets), set(self.dispatch), self.track, self.imprints)
 
 
 class FakeBackend:
@@ -99,8 +100,12 @@ class FakeBackend:
         """The parts that differ."""
         self.asked["differences"] += 1
         table, wanted = self._table(), table_of(program)
-        parts = ("chains", "sets", "dispatch", "track")
+        parts = ("chains", "sets", "dispatch", "track", "imprints")
         return "; ".join(f"{part} differ" for part in parts if getattr(table, part) != getattr(wanted, part))
+
+    def imprints(self) -> tuple[str, ...]:
+        """As the last program had them."""
+        return self._table().imprints
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Zeros."""
@@ -147,6 +152,8 @@ class FakeBackend:
             _require(table.sets.pop(stale, None) is not None, errno.ENOENT, f"set {stale}")
         if plan.track is not None:
             table.track = plan.track
+        if plan.imprints is not None:
+            table.imprints = plan.imprints
 
     def _may(self, name: str) -> None:
         _require(name not in self.refuse, errno.ENOMEM, name)
@@ -163,7 +170,7 @@ class FakeBackend:
 
 def table_of(program: Program) -> FakeTable:
     """What a netns holds when it is as a program says, made without any plan."""
-    table = FakeTable(track=program.track)
+    table = FakeTable(track=program.track, imprints=program.imprints)
     table.sets = {name: spec.elements for name, spec in program.sets.items()}
     for gate in program.gates.values():
         for direction in Direction:

@@ -22,6 +22,7 @@ from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import one_thread
 from daemon.backends.iptedit import clear_table, edit_table
 from daemon.backends.iptread import (
+    read_comments,
     read_sets,
     rule_differences,
     set_differences,
@@ -124,6 +125,11 @@ class IptablesBackend:
     def gates(self) -> frozenset[str]:
         """The chains of attachments, of either family."""
         return frozenset(name for chain in self._our_chains() if (name := iptrender.gate_of(chain)))
+
+    def imprints(self) -> tuple[str, ...]:
+        """The comments in the imprints' chain."""
+        with one_thread(), self._tables.opened(FAMILIES[0]) as table:
+            return read_comments(table, FAMILIES[0], iptrender.IMPRINTS)
 
     def differences(self, program: Program) -> str:
         """The first few things of ours that are not as `program` says; others' chains do not count."""

@@ -94,6 +94,18 @@ def match_of(raw: bytes, family: int) -> bytes:
     return b"".join(parts)
 
 
+def comment_of(match: bytes, family: int) -> str:
+    """The comment in what `match_of` gave; "": there is none."""
+    at = _layout(family).head
+    while at + _MATCH.size <= len(match):
+        size, name, _ = _MATCH.unpack_from(match, at)
+        if name.partition(b"\0")[0] == _COMMENT_MATCH:
+            text = match[at + _MATCH.size : at + size]
+            return text.partition(b"\0")[0].decode(errors="replace")
+        at += max(size, _MATCH.size)
+    return ""
+
+
 def _entry(raw: bytes, family: int, target: str) -> Entry:
     return Entry(raw, match_of(raw, family), target)
 

@@ -10,12 +10,14 @@ from itertools import zip_longest
 from daemon.backends import ipset
 from daemon.backends.ipset import Entry as SetEntry
 from daemon.backends.ipset import FoundSet
-from daemon.backends.iptentry import Entry, compile_line
+from daemon.backends.iptentry import Entry, comment_of, compile_line
 from daemon.backends.iptrender import HOOKS, PREFIX, Line, content, hook_line, set_name
 from daemon.backends.nfsocket import NetfilterSocket
 from daemon.backends.xtables import Table
 from daemon.errors import TransactionError
 from daemon.planner import Program
+
+MOST_COMMENTS = 1000
 
 
 def read_sets(sock: NetfilterSocket) -> dict[str, FoundSet]:
@@ -31,6 +33,11 @@ def read_entries(sock: NetfilterSocket, name: str) -> frozenset[SetEntry | None]
         if error.errno != errno.ENOENT:
             raise
         return frozenset()
+
+
+def read_comments(table: Table, family: int, chain: str) -> tuple[str, ...]:
+    """The comments of a chain's rules, in order; none where there is no such chain."""
+    return tuple(comment_of(rule.match, family) for rule in table.rules(chain, MOST_COMMENTS))
 
 
 def compile_lines(lines: Iterable[Line], family: int, sets: dict[str, FoundSet]) -> list[Entry]:

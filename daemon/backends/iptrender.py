@@ -4,9 +4,9 @@ In: a Program, or a Plan. Out: chains as Lines in the order in which a packet me
 plan touches. It knows no kernel: xtables.py compiles Lines, ipset.py fills the sets that they name.
 
 Each hook's first rule jumps to a chain of ours that dispatches by interface name to one chain an attachment
-and direction. What is permitted returns from there, so that a forwarded packet meets both interfaces and
-others' rules still count. What is refused goes to a chain that only counts and drops: it is left alone when
-rules change, and so are its counters.
+and direction (by several names, where the interface was given another one since). What is permitted returns
+from there, so that a forwarded packet meets both interfaces and others' rules still count. What is refused
+goes to a chain that only counts and drops: it is left alone when rules change, and so are its counters.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from daemon.backends.shape import (
     DISPATCHES,
     ESSENTIAL_ICMPV6,
     FORMER_DISPATCHES,
+    IMPRINT_COMMENT,
     MIDSTREAM_COMMENT,
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
@@ -40,6 +41,9 @@ FORMER_HOOKS = {hook.upper(): PREFIX + hook.upper() for hook in FORMER_DISPATCHE
 """The same, of versions that wrote the table `filter`."""
 
 TRACKING = PREFIX + "tracking"
+
+IMPRINTS = PREFIX + "about"
+"""In the IPv4 table only."""
 
 _DROP_LABEL = {Direction.INGRESS: PREFIX + "drop-in-", Direction.EGRESS: PREFIX + "drop-out-"}
 _PEER_FIELD = {Direction.INGRESS: "src", Direction.EGRESS: "dst"}
@@ -121,6 +125,8 @@ def content(program: Program, family: int) -> Chains:
     chains = {HOOKS[hook]: tuple(_dispatch(program, hook)) for hook in HOOKS}
     if program.track:
         chains[TRACKING] = _TRACKING_LINES
+    if program.imprints and family == FAMILIES[0]:
+        chains[IMPRINTS] = _imprint_lines(program.imprints)
     for gate in program.gates.values():
         for direction in Direction:
             spec = gate.chain(direction)
@@ -143,8 +149,12 @@ def edits(plan: Plan, family: int) -> Edits:
             written[drop_chain(write.key)] = _drop_lines(write.owner)
     if plan.track:
         written[TRACKING] = _TRACKING_LINES
+    if plan.imprints and family == FAMILIES[0]:
+        written[IMPRINTS] = _imprint_lines(plan.imprints)
     gone = [chain(key) for key in plan.stale_chains for chain in (gate_chain, drop_chain)]
-    return Edits(written, (*gone, TRACKING) if plan.track is False else tuple(gone))
+    gone += [TRACKING] if plan.track is False else []
+    gone += [IMPRINTS] if plan.imprints == () else []
+    return Edits(written, tuple(gone))
 
 
 def _dispatch(program: Program, hook: str) -> Iterator[Line]:
@@ -154,7 +164,7 @@ def _dispatch(program: Program, hook: str) -> Iterator[Line]:
         if gate.chain(direction) is None:
             continue
         chain = gate_chain(ChainKey(gate.ifname, direction))
-        for device in (gate.ifname, *(carrier.ifname for carrier in gate.carriers)):
+        for device in dict.fromkeys((gate.ifname, *gate.names, *(c.ifname for c in gate.carriers))):
             if direction is Direction.INGRESS:
                 yield Line(chain, in_interface=device)
             else:
@@ -176,6 +186,10 @@ _ESSENTIALS = tuple(
     Line("RETURN", _ICMPV6, matches=(MatchSpec("icmp6", (("icmpv6-type", (str(kind),)),)),))
     for kind in ESSENTIAL_ICMPV6
 )
+
+
+def _imprint_lines(lines: tuple[str, ...]) -> tuple[Line, ...]:
+    return tuple(Line("RETURN", comment=clean(line)) for line in (IMPRINT_COMMENT, *lines))
 
 
 def _drop_lines(owner: str) -> tuple[Line, ...]:

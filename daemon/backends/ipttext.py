@@ -12,7 +12,7 @@ from daemon.backends.iptrender import FAMILIES, HOOKS, Line, content, hook_line,
 from daemon.backends.shape import packed_text
 from daemon.backends.xtsockopt import TABLE
 from daemon.planner import Program, SetKind, SetSpec
-from daemon.wording import protocol_name
+from daemon.wording import clean, protocol_name
 
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _FAMILY_WORDS = {4: "inet", 6: "inet6"}
@@ -43,9 +43,9 @@ def rules_text(program: Program, family: int) -> Iterator[str]:
 def _line(line: Line) -> str:
     parts = [""]
     if line.in_interface:
-        parts.append(f"-i {line.in_interface}")
+        parts.append(f"-i {clean(line.in_interface)}")
     if line.out_interface:
-        parts.append(f"-o {line.out_interface}")
+        parts.append(f"-o {clean(line.out_interface)}")
     if line.protocol is not None:
         parts.append(f"-p {protocol_name(line.protocol)}")
     for match in line.matches:

@@ -66,7 +66,8 @@ def nest(kind: int, *parts: bytes) -> bytes:
 
 def string(text: str) -> bytes:
     """A NUL-terminated string."""
-    return text.encode() + b"\0"
+    # A pod may give its links names that are no text.
+    return text.encode(errors="surrogateescape") + b"\0"
 
 
 def u32(number: int) -> bytes:

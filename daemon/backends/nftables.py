@@ -12,7 +12,7 @@ from daemon.backends import nftmessages, nftread, nfttext, sealing
 from daemon.backends.base import Survey
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.nftread import read, read_counters, read_generation
-from daemon.backends.nftrender import DROP_PREFIX, HOOKS, TRACKING, Found, former_hooks, render
+from daemon.backends.nftrender import DROP_PREFIX, HOOKS, IMPRINTS, TRACKING, Found, former_hooks, render
 from daemon.backends.shape import FORMER_DISPATCHES, REHEARSAL
 from daemon.errors import (
     BackendUnavailableError,
@@ -156,8 +156,14 @@ class NftablesBackend:
             return nftread.differences(sock, program)
 
     def gates(self) -> frozenset[str]:
-        """Chains of attachments: all but the base chains and the one for tracking."""
-        return frozenset(self.read().chains) - HOOKS.keys() - FORMER_DISPATCHES.keys() - {TRACKING}
+        """Chains of attachments: all but the base chains, the one for tracking and the imprints'."""
+        others = HOOKS.keys() | FORMER_DISPATCHES.keys() | {TRACKING, IMPRINTS}
+        return frozenset(self.read().chains) - others
+
+    def imprints(self) -> tuple[str, ...]:
+        """The comments in the imprints' chain."""
+        with self._open() as sock:
+            return nftread.read_comments(sock, IMPRINTS)
 
     def read(self) -> Found:
         """Names of what is in our table."""

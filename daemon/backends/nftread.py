@@ -23,6 +23,8 @@ _NEWCHAIN, _NEWRULE, _NEWSET, _NEWELEMENT = 3, 6, 9, 12
 _ANONYMOUS_FLAG = 1
 _LOOKUP_SET, _LOOKUP_SET_ID = 1, 4
 
+MOST_COMMENT_BYTES = 1 << 20
+
 _DORMANT_FLAG = 1
 _MOST_BYTES = 1 << 20
 """Of a listing of names, 7,000 chains of whomever. For each piece the kernel begins anew at the first one, so
@@ -58,7 +60,7 @@ def read(sock: NetfilterSocket) -> Found:
         generation=generation,
         table=True,
         flags=flags,
-        chains={_text(c[3]): _chain_comment(c.get(12, b"")) for c in chains},
+        chains={_text(c[3]): _comment(c.get(12, b"")) for c in chains},
         hooks={_text(c[3]): hook for c in chains if (hook := _hook(c))},
         sets={name: found for name, found in _read_sets(sock).items() if not found.flags & _ANONYMOUS_FLAG},
         counters=frozenset(read_counters(sock)),
@@ -85,6 +87,18 @@ def _read_sets(sock: NetfilterSocket) -> dict[str, FoundSet]:
     """All sets of our table, those that stand for a list in a rule among them."""
     bodies = sock.dump(_get(_GETSET, attr(1, string(nft.TABLE)), "read sets"), _MOST_BYTES)
     return {_text(s[2]): _found_set(s) for s in map(attributes, bodies)}
+
+
+def read_comments(sock: NetfilterSocket, chain: str) -> tuple[str, ...]:
+    """The comments of a chain's rules, in order; none where there is no such chain.
+
+    DataplaneError: more than MOST_COMMENT_BYTES, so they are not ours.
+    """
+    where = attr(1, string(nft.TABLE)) + attr(2, string(chain))
+    rules = sock.dump(_get(_GETRULE, where, f"read chain {chain}"), MOST_COMMENT_BYTES)
+    # A kernel that filters by no chain gives all rules of the table.
+    found = (attributes(body) for body in rules)
+    return tuple(_comment(rule.get(7, b"")) for rule in found if _text(rule[2]) == chain)
 
 
 def read_counters(sock: NetfilterSocket) -> dict[str, tuple[int, int]]:
@@ -115,8 +129,8 @@ def _hook(of: dict[int, bytes]) -> Hook | None:
     return Hook(number, priority, _number(of.get(5, b"")), _text(of.get(7, b"")))
 
 
-def _chain_comment(userdata: bytes) -> str:
-    """nft's type 0 of a chain's userdata; "" where there is none."""
+def _comment(userdata: bytes) -> str:
+    """nft's type 0 of a chain's or a rule's userdata; "" where there is none."""
     if len(userdata) < 2 or userdata[0] != 0:
         return ""
     return _text(userdata[2 : 2 + userdata[1]])
@@ -176,7 +190,7 @@ def _of(wanted: list[Message], kind: int) -> Iterator[dict[int, bytes]]:
 
 
 def _name_differences(found: Found, wanted: list[Message]) -> Iterator[str]:
-    chains = {_text(c[3]): (_chain_comment(c.get(12, b"")), _hook(c)) for c in _of(wanted, _NEWCHAIN)}
+    chains = {_text(c[3]): (_comment(c.get(12, b"")), _hook(c)) for c in _of(wanted, _NEWCHAIN)}
     sets = {_text(s[2]): _found_set(s) for s in _of(wanted, _NEWSET) if not _number(s[3]) & _ANONYMOUS_FLAG}
     there = {name: (comment, found.hooks.get(name)) for name, comment in found.chains.items()}
     yield from _unlike("chain", there, chains)

@@ -21,6 +21,7 @@ from daemon.backends.shape import (
     DISPATCHES,
     ESSENTIAL_ICMPV6,
     FORMER_DISPATCHES,
+    IMPRINT_COMMENT,
     MIDSTREAM_COMMENT,
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
@@ -45,6 +46,7 @@ from daemon.program import chain_name
 from daemon.wording import clean
 
 TRACKING = "tracking"
+IMPRINTS = "about"
 
 HOOKS = {"prerouting": 0, "postrouting": 4}
 
@@ -126,6 +128,8 @@ def _kept(plan: Plan, found: Found) -> _Kept:
     owners = {_chain(write.key): clean(write.owner) for write in plan.chains}
     if plan.track:
         owners[TRACKING] = TRACKING_COMMENT
+    if plan.imprints:
+        owners[IMPRINTS] = IMPRINT_COMMENT
     chains = frozenset(
         name for name, owner in owners.items() if found.chains.get(name) == owner and name not in found.hooks
     )
@@ -182,8 +186,8 @@ def _former_rules(plan: Plan, found: Found) -> Iterator[Message]:
 
 @lru_cache(maxsize=256)  # few pods have other interface names and numbers than their neighbours
 def _jump(hook: str, entry: Dispatch) -> Message:
-    interface, chain = entry.ifindex or entry.key.ifname, _chain(entry.key)
-    expressions = expr.dispatch(entry.key.direction is Direction.INGRESS, interface, chain)
+    chain = _chain(entry.key)
+    expressions = expr.dispatch(entry.key.direction is Direction.INGRESS, entry.interface, chain)
     return nft.new_rule(hook, expressions, "", f"jump {chain}")
 
 
@@ -221,6 +225,8 @@ def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
         yield from nft.elements(change.added, spec.name, spec.kind, spec.family, False)
     if plan.track:
         yield from _tracking(exists=kept is not None and TRACKING in kept.chains)
+    if plan.imprints is not None:
+        yield from _imprints(plan.imprints, plan.reset)
     for write in plan.chains:
         yield from _new_chain(write, kept)
         yield from chain_rules(write.key, write.spec, ids.next())
@@ -251,6 +257,18 @@ def _tracking(exists: bool) -> Iterator[Message]:
     if not exists:
         yield nft.new_chain(TRACKING, TRACKING_COMMENT)
     yield nft.new_rule(TRACKING, expr.established() + expr.RETURN, "", "ct state")
+
+
+def _imprints(lines: tuple[str, ...], reset: bool) -> Iterator[Message]:
+    """The chain anew, whether or not there is one; on a reset none has rules, or is there without need."""
+    if lines or not reset:
+        yield nft.new_chain(IMPRINTS, IMPRINT_COMMENT)
+    if not reset:
+        yield nft.flush_rules(IMPRINTS)
+    for line in lines:
+        yield nft.new_rule(IMPRINTS, expr.RETURN, clean(line), "about an attachment")
+    if not lines and not reset:
+        yield nft.delete_chain(IMPRINTS)
 
 
 def _chain(key: ChainKey) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import cast
 
 from daemon.backends.nftmessages import TABLE
-from daemon.backends.nftrender import DROP_PREFIX, TRACKING
+from daemon.backends.nftrender import DROP_PREFIX, IMPRINTS, TRACKING
 from daemon.backends.shape import (
     DISPATCHES,
+    IMPRINT_COMMENT,
     MIDSTREAM_COMMENT,
     OURS_COMMENT,
     OWN_SOURCE_COMMENT,
@@ -53,6 +54,9 @@ def _blocks(program: Program) -> Iterator[list[str]]:
         yield _base_chain(hook, direction, program)
     if program.track:
         yield [f"chain {TRACKING} {{", f'comment "{TRACKING_COMMENT}"', "ct state established,related return"]
+    if program.imprints:
+        lines = (f'return comment "{clean(line)}"' for line in program.imprints)
+        yield [f"chain {IMPRINTS} {{", f'comment "{IMPRINT_COMMENT}"', *lines]
     for gate, direction in chains:
         yield _chain(gate, direction)
 
@@ -94,7 +98,7 @@ def _base_chain(hook: str, direction: Direction, program: Program) -> list[str]:
         if entry.key.direction is direction:
             match = key if entry.ifindex else f"{key}name"
             chain = chain_name(direction, entry.key.ifname)
-            lines.append(f'{match} "{entry.device}" jump {chain}')
+            lines.append(f'{match} "{clean(entry.device)}" jump {chain}')
     return lines
 
 

@@ -29,6 +29,7 @@ ESSENTIAL_ICMPV6 = (2, 130, 131, 132, 133, 134, 135, 136, 143)
 
 OURS_COMMENT = "made by multi-networkpolicyd: leave it to that"
 TRACKING_COMMENT = "nothing jumps here: a rule with ct keeps connection tracking on"
+IMPRINT_COMMENT = "nothing jumps here: what these rules are about, for a daemon that lost its records"
 OWN_SOURCE_COMMENT = "own address as source"
 MIDSTREAM_COMMENT = "new without SYN"
 
@@ -60,5 +61,5 @@ _RULES = (
 )
 _GATE = Gate("lo", 1, "probe", ChainSpec(True, _RULES), ChainSpec(True, _RULES))
 
-REHEARSAL = Program({"lo": _GATE}, {spec.name: spec for spec in _SETS}, track=True)
+REHEARSAL = Program({"lo": _GATE}, {spec.name: spec for spec in _SETS}, True, ("lo 1/1 probe",))
 """A bit of everything that we use, for a probe."""

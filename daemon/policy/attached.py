@@ -18,6 +18,7 @@ class Attached:
 
     candidates: the net-attach-defs that it may be of; its subject may name more, which restrict it too.
     outlived: another pod has its pod's name by now. held: its addresses that the index of holders knows.
+    peer: what it says of its pod's addresses counts.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Attached:
         self.candidates = candidates
         self.ruleset = ruleset
         self.live = True
+        self.peer = True
         self.stale = True
         self.host_network = False
         self.finished = False
@@ -45,7 +47,7 @@ class Attached:
     @property
     def holds(self) -> bool:
         """Whether its addresses are its own, whatever others say: until DEL, and while its pod runs (A7)."""
-        return self.live and not self.finished
+        return self.live and self.peer and not self.finished
 
     def is_of(self, pod: Pod) -> bool:
         """Whether that pod object, of its pod's name, is this attachment's (A12)."""
@@ -79,7 +81,7 @@ def pod_addresses(pod: Pod, own: Sequence[Attached], here: bool) -> Mapping[Netw
     if here or own:
         for attachment in own:
             # Of several candidates none is sure.
-            if attachment.live and len(attachment.candidates) == 1:
+            if attachment.live and attachment.peer and len(attachment.candidates) == 1:
                 network = attachment.candidates[0]
                 found[network] = found.get(network, ()) + attachment.addresses
     else:

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
-from daemon.model import AttachmentKey, Network
+import msgspec
+
+from daemon.model import AttachmentKey, Namespace, Network
 from daemon.policy.dicts import add, discard
 from daemon.policy.peerset import PeerPod, PeerSet, PodRef, Scope, parts, scope
 from daemon.policy.ruleset import Members, PodSet, SharedRef
@@ -306,3 +308,11 @@ class PeerSets:
 
 def _holders(changed: Iterable[PeerSet]) -> set[AttachmentKey]:
     return {holder for found in changed for holder in found.holders}
+
+
+def named_namespaces(used: Iterable[str], objects: Mapping[str, Namespace]) -> dict[str, Namespace]:
+    """The namespaces that there are: with an object, or because something is in them; labelled as all are."""
+    found = {name: Namespace(name, {NAME_LABEL: name}) for name in used}
+    for name, namespace in objects.items():
+        found[name] = msgspec.structs.replace(namespace, labels={**namespace.labels, NAME_LABEL: name})
+    return found

@@ -155,6 +155,7 @@ CLASSES: Classes = {
         "ingress": _given("ingress"),
         "egress": _given("egress"),
         "carriers": _size("carriers"),
+        "names": _size("names"),
     },
     Carrier: {
         "ifindex": {"given": _always},
@@ -232,9 +233,10 @@ CLASSES: Classes = {
             "by name": lambda one: one.ifindex == 0,
             "by index": lambda one: one.ifindex > 0,
         },
-        "carrier": {
-            "none": lambda one: one.carrier == "",
-            "some": lambda one: one.carrier != "",
+        "name": {
+            "its own": lambda one: one.name == "",
+            "another device's, by index": lambda one: one.name != "" and one.ifindex > 0,
+            "another one": lambda one: one.name != "" and one.ifindex == 0,
         },
     },
 }

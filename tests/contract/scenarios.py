@@ -292,6 +292,19 @@ CARRIERS = [
     ),
 ]
 
+
+def called(*names: str) -> Program:
+    """What the friend may, by these names too, as of an interface that is away."""
+    return program(gate(isolated(permit(A, WEB)), UNTOUCHED, names=names), sets=A)
+
+
+NAMES = [
+    Scenario("a name beside the number", None, called("net1"), same("tcp80")),
+    Scenario("several names", None, called("net1", "pod37cd"), same("tcp80")),
+    Scenario("a name comes", WEB_OF_FRIEND, called("net1"), same("tcp80")),
+    Scenario("a name goes", called("net1", "pod37cd"), WEB_OF_FRIEND, same("tcp80")),
+]
+
 # --- changes --------------------------------------------------------------------------------------------
 
 NET2 = gate(isolated(permit(C)), isolated(), "net2", 8)
@@ -360,4 +373,4 @@ CHANGES = [
     Scenario("anew to nothing", TWO, EMPTY, OPEN, reset=True),
 ]  # fmt: skip
 
-SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CARRIERS, *CHANGES)
+SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CARRIERS, *NAMES, *CHANGES)

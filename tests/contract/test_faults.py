@@ -18,7 +18,7 @@ from daemon import netns
 from daemon.errors import DataplaneError, TransactionError
 from daemon.planner import EMPTY, make_plan
 from daemon.reconcile import Sandbox
-from daemon.reconcile import State as Standing
+from daemon.standing import State as Standing
 from tests.contract.backends import BACKENDS, REAL, Subject
 from tests.contract.edits import EDITS, ONE_DIRECTION, Edit, laxer, named, without
 from tests.contract.faults import Fault, How, Switchboard

@@ -121,9 +121,10 @@ def gate(
     ifindex: int | None = 7,
     owner: str = OWNER,
     carriers: tuple[Carrier, ...] = (),
+    names: tuple[str, ...] = (),
 ) -> Gate:
     """One attachment."""
-    return Gate(ifname, ifindex, owner, ingress, egress, carriers)
+    return Gate(ifname, ifindex, owner, ingress, egress, carriers, names)
 
 
 def guard(ifname: str = "net1") -> Gate:

@@ -61,6 +61,7 @@ class Daemon:
             f"--state-dir={self.state}",
             f"--backend={backend}",
             "--metrics-address=",
+            "--netns-paths=",
             "--log-format=text",
             *options,
         ]

@@ -289,7 +289,10 @@ class Lab:
 
     def daemon(self, **options: Any) -> Daemon:
         """Start a daemon with a private socket, state and manifests directory; it ends with the lab."""
-        daemon = self.adopt(Daemon(self.daemon_folder(), **options))
+        # Other labs on this machine have daemons of their own.
+        own = f"--netns-paths={namespaces.ROOT}/{self.tag}.*"
+        flags = [own, *options.pop("options", ())]
+        daemon = self.adopt(Daemon(self.daemon_folder(), options=flags, **options))
         daemon.start()
         return daemon
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab, objects
-from tests.netns.enroll import add, add_guard, must
+from tests.netns.enroll import add, add_guard, delete, must
 from tests.netns.lifeworld import DENY_ALL, World, eventually, records
 
 
@@ -214,14 +214,21 @@ def test_a_crash_between_two_records_of_one_interface_leaves_the_newer(world: Wo
     eventually(lambda: world.daemon.ctl("attachments") == [], 3.0)
 
 
-def test_an_index_given_to_another_interface_ends_the_attachment(world: World) -> None:
-    """A DEL that was lost, and the next interface gets the number of the last one."""
+def test_an_index_given_to_another_interface_does_not_end_the_attachment(world: World) -> None:
+    """Somebody asked for the number of the last one: what has it is restricted, until the DEL comes."""
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.wait_synced()
     must(add(world.daemon, world.server))
     world.lab.detach(world.server)
     index = str(world.server.ifindex)
     line = ["ip", "-n", world.server.pod.netns.name, "link", "add", "net2", "index", index]
     subprocess.run([*line, "type", "veth", "peer", "name", "far"], check=True)
-    eventually(lambda: world.daemon.ctl("attachments") == [], 8.0)
+    eventually(lambda: "renamed" in world.daemon.log or "interface-missing" in world.daemon.log, 8.0)
+    assert len(world.daemon.ctl("attachments")) == 1
+    assert "ingress-net1" in world.ruleset(world.server.pod)
+    subprocess.run(["ip", "-n", world.server.pod.netns.name, "link", "del", "net2"], check=True)
+    must(delete(world.daemon, world.server.pod, "net1"))
+    eventually(lambda: world.daemon.ctl("attachments") == [], 1.0)
 
 
 # --- bad clients -----------------------------------------------------------------------------------------

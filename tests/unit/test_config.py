@@ -98,6 +98,7 @@ def test_every_option_of_the_table_is_in_the_tables_here() -> None:
         "config",
         "log-level",
         "common-rules",
+        "netns-paths",
         "accept-icmp",
         "accept-icmpv6",
         "allow-ipv6-src-prefixes",

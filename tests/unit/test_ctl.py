@@ -19,6 +19,7 @@ STATUS = {
     "notReadyBecause": "the source has not been read yet",
     "behind": "own pods: the history is gone",
     "refused": ["policies: list is not granted"],
+    "setAside": ["record x.json"],
     "source": "kubernetes",
     "sourceCost": {
         "requests": {"GET": 4, "WATCH": 5},

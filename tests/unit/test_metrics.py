@@ -20,6 +20,7 @@ STATUS: dict[str, Any] = {
     "notReadyBecause": "",
     "behind": "",
     "refused": [],
+    "setAside": [],
     "sourceCost": {"requests": {"GET": 4, "WATCH": 5}, "errors": 1, "bytes": 3000, "watches": 5},
     "backend": "nftables",
     "attachments": {"applied": 3, "guard": 1},

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
 from daemon.backends.fake import FakeBackend, table_of
@@ -21,6 +22,7 @@ from daemon.planner import (
     chain_name,
     denied_gate,
     digest,
+    dispatches,
     in_commits,
     make_plan,
 )
@@ -326,3 +328,22 @@ class TestDigest:
         ]
         assert len({digest(p) for p in [base, *others]}) == 7
         assert digest(base) == digest(program(gate(FROM_CLIENTS), Members(frozenset(ONE))))
+
+
+def test_further_names_are_dispatched_beside_the_number() -> None:
+    """An interface that is away: by its number if that comes back, and by each name that it had."""
+    away = GateRequest("net1", 7, "c0ffee net1", FROM_CLIENTS, names=("net1", "pod37cd"))
+    other = GateRequest("net2", 8, "decade net2", FROM_CLIENTS)
+    held = Members()
+    both = make_program([away, other], lambda _: held, True)
+    found = dispatches(both)
+    assert {(entry.key.ifname, entry.interface) for entry in found} == {
+        ("net1", 7),
+        ("net1", "net1"),
+        ("net1", "pod37cd"),
+        ("net2", 8),
+    }
+    back = msgspec.structs.replace(away, names=())
+    plan = make_plan(make_program([back, other], lambda _: held, True), both)
+    assert {entry.interface for entry in plan.dispatch_removed} == {"net1", "pod37cd"}
+    assert (plan.chains, plan.dispatch_added) == ((), ())

@@ -1,6 +1,7 @@
 """Records: what a start takes over, drops, or sets aside."""
 
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -82,6 +83,28 @@ DAMAGE = {
     "a field missing": json.dumps({"version": RECORD_VERSION, "bootId": BOOT}).encode(),
     "too large": b'{"version": 1, "x": "' + b"y" * (1 << 20) + b'"}',
 }
+
+
+def test_what_is_damaged_and_older_than_this_boot_is_dropped(tmp_path: Path) -> None:
+    """After a power loss: its namespace went with it."""
+    store = RecordStore(tmp_path, BOOT)
+    (tmp_path / "0000.json").write_bytes(b"{")
+    assert store.load().notes[0][1].startswith("set aside")
+    (tmp_path / "0001.json").write_bytes(b"{")
+    later = RecordStore(tmp_path, BOOT, booted=time.time() + 10)
+    assert "older than this boot" in later.load().notes[0][1]
+    assert later.set_aside() == []
+
+
+def test_a_good_record_settles_the_one_that_was_set_aside(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path, BOOT)
+    store.save(make_record())
+    (path,) = tmp_path.glob("*.json")
+    path.write_bytes(b"{")
+    store.load()
+    assert [each.name for each in store.set_aside()] == [path.name]
+    store.save(make_record())
+    assert store.set_aside() == []
 
 
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE.keys())

@@ -14,8 +14,8 @@ from daemon.errors import DataplaneError, NetnsGoneError
 from daemon.model import CommonRules
 from daemon.netns import NetnsIdentity
 from daemon.planner import Plan, Program
-from daemon.reconcile import Attachment, Reconciler, Sandbox, State
-from daemon.standing import REPAIR_SECONDS, REPAIRS, TOLD_SECONDS, Tampering
+from daemon.reconcile import Attachment, Reconciler, Sandbox
+from daemon.standing import REPAIR_SECONDS, REPAIRS, TOLD_SECONDS, State, Tampering
 from daemon.store import Store
 from daemon.tamper import COMPARE_SHARE, LOOK_SECONDS, SLICE_SECONDS, TICK_SECONDS, Watch
 from tests.unit.test_records import make_record

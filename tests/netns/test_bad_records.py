@@ -1,0 +1,124 @@
+"""Records that say what is not so, and state directories that take none: told, and nothing opens.
+
+proves: E7
+"""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Daemon, Lab
+from tests.netns.lifeworld import DENY_ALL, World
+from tests.netns.lostworld import edit, listed, make_world, record_of, set_aside
+
+
+@pytest.fixture
+def world(lab: Lab, backend: str) -> World:
+    return make_world(lab, backend)
+
+
+# --- records that say what is not so ---------------------------------------------------------------------
+
+
+def test_an_index_of_another_link_moves_no_rules_there(world: World) -> None:
+    """E7: the other link belongs to nobody of ours."""
+    other = world.lab.attach(world.server.pod, "net1", "other")
+    world.daemon.kill()
+    edit(record_of(world.daemon, "server"), ifindex=other.ifindex)
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.start()
+    world.assert_blocked("a", "b")
+    assert listed(world.daemon, "server")["ifindex"] == world.server.ifindex
+    text = world.ruleset(world.server.pod)
+    assert "net1" in text
+    assert "other" not in text
+
+
+NO_RECORDS = {
+    "a path with NUL": {"netns": "/run/netns/a\0b"},
+    "a path that is too long": {"netns": "/run/" + "x" * 5000},
+    "a name in it that is too long": {"netns": "/run/" + "x" * 300},
+    "a path that is none": {"netns": "x"},
+    "no address": {"addresses": ["AAA="]},
+    "a name that no interface has": {"ifname": "a/b"},
+    "an index that none has": {"ifindex": 1 << 40},
+    "a negative inode": {"inode": -1},
+}
+
+
+@pytest.mark.parametrize("changes", NO_RECORDS.values(), ids=NO_RECORDS.keys())
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_no_record_keeps_the_daemon_from_starting(world: World, changes: dict[str, Any]) -> None:
+    world.daemon.kill()
+    edit(record_of(world.daemon, "server"), **changes)
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.start()
+    assert len(world.daemon.ctl("attachments")) == 3
+    world.assert_blocked("a", "b")
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_a_copy_of_a_record_is_none(world: World) -> None:
+    world.daemon.kill()
+    path = record_of(world.daemon, "server")
+    shutil.copy(path, path.with_name("backup.json"))
+    edit(path.with_name("backup.json"), netns=str(world.attachments["a"].pod.netns))
+    world.daemon.start()
+    assert len(world.daemon.ctl("attachments")) == 3
+    assert any("backup.json" in line for line in set_aside(world.daemon))
+
+
+# --- where there can be no records -----------------------------------------------------------------------
+
+
+def read_only(folder: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "mnpt-ro", str(folder)], check=True)
+
+
+def full(folder: Path) -> None:
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "mnpt-full", str(folder)], check=True
+    )
+
+
+@pytest.mark.parametrize(("mount", "words"), [(read_only, "mount it writable"), (full, "free space there")])
+@pytest.mark.parametrize("deep", ["", "some/where"])
+def test_a_state_directory_that_takes_nothing(
+    tmp_path: Path, mount: Callable[[Path], None], words: str, deep: str
+) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    mount(folder)
+    try:
+        code, said = start(tmp_path, folder / deep)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert code == 1
+    assert words in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("inside", ["", "attachments", "lock"])
+def test_a_state_directory_that_is_something_else(tmp_path: Path, inside: str) -> None:
+    state = tmp_path / "state"
+    if inside == "lock":
+        (state / inside).mkdir(parents=True)
+    else:
+        (state / inside).parent.mkdir(parents=True, exist_ok=True)
+        (state / inside).write_text("")
+    code, said = start(tmp_path, state)
+    assert code == 1
+    assert f"the state directory {state} can't be used" in said
+    assert "--state-dir" in said
+    assert "Traceback" not in said
+
+
+def start(folder: Path, state: Path) -> tuple[int, str]:
+    """How a daemon ends that can't start, and what it says."""
+    daemon = Daemon(folder / "daemon", options=[f"--state-dir={state}"])
+    daemon.start(wait=False)
+    return daemon.wait_ended(), daemon.log
