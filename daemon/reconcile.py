@@ -337,8 +337,6 @@ class Reconciler:
         (self.reaching.close_more if first else self.reaching.close)(sandbox.closing, seals, sandbox.identity)
 
     def _settle(self, sandbox: Sandbox) -> None:
-        for attachment in sandbox.attachments.values():
-            attachment.state = State.NOT_ENFORCED if self._out_of_reach(attachment) else State.APPLIED
         failures, sandbox.failures = sandbox.failures, 0
         sandbox.dirty_since = None
         sandbox.retry_at = 0.0
