@@ -60,8 +60,8 @@ __all__ = [
     "next_step",
 ]
 
-MOST_AT_ONCE = 5000
-"""Elements that one commit adds to sets which nothing refers to yet: 20 ms."""
+MOST_AT_ONCE = 2000
+"""Elements that one commit adds to sets which nothing refers to yet: 10 ms."""
 _EFFORT_OF_A_SET = 20
 """To make one takes as long as so many elements."""
 

@@ -24,6 +24,8 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 
 _A_PIECE = 64
 """After so many pods or selectors a look is worth interrupting."""
+_SELECTORS_LIKE_A_POD = 32
+"""So many selectors to be tried for a pod take as long as to look at one more."""
 _PIECES_AT_ONCE = 4
 
 
@@ -215,7 +217,7 @@ class PeerSets:
             self._want(part, new)
             if number % _A_PIECE == 0:
                 yield
-        looked_at = 0
+        looked_at, effort = 0, 1 + len(wanted) // _SELECTORS_LIKE_A_POD
         for namespace in self._places(wanted):
             scopes = self._scopes_of(namespace)
             here = self._located.get(namespace, {})
@@ -223,8 +225,9 @@ class PeerSets:
                 pod = self._pods.get(ref)
                 if pod is not None and new in self._wanted_by(pod, scopes):
                     self._put(new, ref, pod)
-                looked_at += 1
-                if looked_at % _A_PIECE == 0:
+                looked_at += effort
+                if looked_at >= _A_PIECE:
+                    looked_at = 0
                     yield
 
     def _places(self, wanted: Iterable[PodSet]) -> list[str]:

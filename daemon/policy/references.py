@@ -22,6 +22,8 @@ MAX_TOLD = 8
 MAX_SEARCHES = 32
 """For names that are alike, in one go: of what a policy's author can make up without end."""
 
+MAX_PEERS = 1000
+"""Of a policy that are looked through for hints: they must not cost more than what they are about."""
 MAX_NAMESPACES = 1000
 """That one policy names and that are looked at."""
 
@@ -187,7 +189,7 @@ class _Searches:
 def _named_by(policy: Policy) -> _Named:
     namespaces: dict[str, str] = {}
     pods = {"spec.podSelector"} if _values(policy.pod_selector) else set()
-    for field, peer in _pod_peers(policy):
+    for field, peer in islice(_pod_peers(policy), MAX_PEERS):
         for name in islice(_values(peer.namespaces), MAX_NAMESPACES - len(namespaces)):
             namespaces.setdefault(name, f"{field}.namespaceSelector")
         if _values(peer.pods):

@@ -7,7 +7,7 @@ decode.py reports it.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
-from daemon.model import Operator, Requirement, Selector
+from daemon.model import Operator, Selector
 from daemon.policy.dicts import add, discard
 
 U = TypeVar("U")
@@ -20,17 +20,19 @@ EVERYTHING = Selector()
 
 def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
     """All requirements hold (A4)."""
-    return all(_holds(requirement, labels) for requirement in selector.requirements)
-
-
-def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
-    # None is no label value, so a missing key is in no list: In fails and NotIn holds (A4).
-    operator = requirement.operator
-    if operator is Operator.IN:
-        return labels.get(requirement.key) in requirement.values
-    if operator is Operator.NOT_IN:
-        return labels.get(requirement.key) not in requirement.values
-    return (requirement.key in labels) is (operator is Operator.EXISTS)
+    # A loop, and no function for each requirement: thousands of selectors may be tried for a pod.
+    for requirement in selector.requirements:
+        operator, value = requirement.operator, labels.get(requirement.key)
+        # None is no label value, so a missing key is in no list: In fails and NotIn holds (A4).
+        if operator is Operator.IN:
+            holds = value in requirement.values
+        elif operator is Operator.NOT_IN:
+            holds = value not in requirement.values
+        else:
+            holds = (value is not None) is (operator is Operator.EXISTS)
+        if not holds:
+            return False
+    return True
 
 
 class SelectorIndex(Generic[U]):

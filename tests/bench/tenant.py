@@ -157,6 +157,6 @@ POLICIES: dict[str, Callable[[int], Item]] = {
     ),
     "1.5 MB of the same": partial(_peers, _unlike),
     "1.5 MB of blocks": partial(_peers, _block),
-    "2,000 rules": lambda turn: _policy(_some(_rule, turn, 2000)),
+    "1,000 rules": lambda turn: _policy(_some(_rule, turn, 1000)),
     "1.5 MB of rules": lambda turn: _policy(_whole(_rule, turn)[:10_000]),
 }
