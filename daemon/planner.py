@@ -206,7 +206,7 @@ def next_step(desired: Program, actual: Program | None) -> Program:
         there = spec.elements - elements
         sets[spec.name] = msgspec.structs.replace(spec, elements=cast("Elements", there | part))
         room -= len(part)
-    return Program(actual.gates, sets, actual.track)
+    return Program(actual.gates, sets, actual.track, actual.imprints)
 
 
 def _lacking(desired: Program, actual: Program) -> list[tuple[SetSpec, Elements]]:

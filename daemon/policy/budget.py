@@ -95,9 +95,9 @@ def _peers(rule: Rule) -> tuple[int, int]:
 
 def _selector(selector: Selector) -> int:
     requirements = selector.requirements
-    if len(requirements) == 1 and requirements[0].operator is Operator.IN and len(requirements[0].values) == 1:
-        # By far the most common one, and a tenant may have tens of thousands of them.
-        return _SELECTOR + 1
+    if len(requirements) == 1:
+        # By far the most common ones, and a tenant may have tens of thousands of them.
+        return _SELECTOR + _requirement(requirements[0])
     return _SELECTOR + sum(_requirement(requirement) for requirement in requirements)
 
 

@@ -134,6 +134,11 @@ CLASSES: Classes = {
         "program": {f"in {n} commits": _equal(("commits", n)) for n in range(4)},
         "reset": _flag("reset"),
         "track": {**_flag("track"), "stays": lambda plan: plan.track is None},
+        "imprints": {
+            "stay": lambda plan: plan.imprints is None,
+            "go": lambda plan: plan.imprints == (),
+            "come": lambda plan: bool(plan.imprints),
+        },
         **{
             field: _size(field)
             for field in (
@@ -147,7 +152,12 @@ CLASSES: Classes = {
             )
         },
     },
-    Program: {"gates": _size("gates"), "sets": _size("sets"), "track": _flag("track")},
+    Program: {
+        "gates": _size("gates"),
+        "sets": _size("sets"),
+        "track": _flag("track"),
+        "imprints": _size("imprints"),
+    },
     Gate: {
         "ifname": IFNAMES,
         "ifindex": _given("ifindex"),

@@ -7,7 +7,7 @@ It is wired as daemon/app.py wires it; its clock is a number that tests move on.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from daemon import netns
+from daemon import imprint, netns
 from daemon.attachments import RECORD_VERSION, Record
 from daemon.backends.base import Backend
 from daemon.model import Address, AttachmentKey, Change, CommonRules, Subject
@@ -65,6 +65,10 @@ class Node:
         """Reconcile whatever is due."""
         while self.reconciler.step():
             pass
+
+    def imprints(self, sandbox: Sandbox) -> tuple[str, ...]:
+        """What the reconciler writes about the attachments of a sandbox."""
+        return imprint.write_all(sandbox.attachments, self.reconciler.signature)
 
     def _place(self, key: AttachmentKey, path: str, ifindex: int, *, guard: bool) -> Sandbox:
         sandbox = self.reconciler.sandbox(netns.identify(path))

@@ -305,6 +305,19 @@ NAMES = [
     Scenario("a name goes", called("net1", "pod37cd"), WEB_OF_FRIEND, same("tcp80")),
 ]
 
+
+def told(*lines: str) -> Program:
+    """What the friend may, and lines about that."""
+    return program(gate(isolated(permit(A, WEB)), UNTOUCHED), sets=A, imprints=lines)
+
+
+IMPRINTS = [
+    Scenario("lines about it", None, told("one", "and another"), same("tcp80")),
+    Scenario("lines come", WEB_OF_FRIEND, told("one"), same("tcp80")),
+    Scenario("lines change", told("one", "and another"), told("one"), same("tcp80")),
+    Scenario("lines go", told("one"), WEB_OF_FRIEND, same("tcp80")),
+]
+
 # --- changes --------------------------------------------------------------------------------------------
 
 NET2 = gate(isolated(permit(C)), isolated(), "net2", 8)
@@ -373,4 +386,4 @@ CHANGES = [
     Scenario("anew to nothing", TWO, EMPTY, OPEN, reset=True),
 ]  # fmt: skip
 
-SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CARRIERS, *NAMES, *CHANGES)
+SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CARRIERS, *NAMES, *IMPRINTS, *CHANGES)

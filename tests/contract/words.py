@@ -132,10 +132,13 @@ def guard(ifname: str = "net1") -> Gate:
     return gate(DENIED, DENIED, ifname, None)
 
 
-def program(*gates: Gate, sets: tuple[SetSpec, ...] = (), track: bool = True) -> Program:
+def program(
+    *gates: Gate, sets: tuple[SetSpec, ...] = (), track: bool = True, imprints: tuple[str, ...] = ()
+) -> Program:
     """All that shall be in one netns; the sets of ports that the rules look up are among it by themselves."""
     ports = [_PORT_SETS[name] for name in used_sets(gates) if name in _PORT_SETS]
-    return Program({one.ifname: one for one in gates}, {spec.name: spec for spec in (*sets, *ports)}, track)
+    named = {spec.name: spec for spec in (*sets, *ports)}
+    return Program({one.ifname: one for one in gates}, named, track, imprints)
 
 
 def indexed(wanted: Program, indices: Mapping[str, int]) -> Program:
@@ -144,4 +147,4 @@ def indexed(wanted: Program, indices: Mapping[str, int]) -> Program:
         name: one if one.ifindex is None else msgspec.structs.replace(one, ifindex=indices[name])
         for name, one in wanted.gates.items()
     }
-    return Program(gates, wanted.sets, wanted.track)
+    return Program(gates, wanted.sets, wanted.track, wanted.imprints)
