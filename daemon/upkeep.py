@@ -166,18 +166,16 @@ class Upkeep:
                 log.warning("network-status-differs", extra={**log_fields(record), "note": note})
 
     def _is_confirmed(self, attachment: Attachment, pod: Pod) -> bool:
-        """Whether the source says of a pod here what an adopted attachment claims, and nothing else does."""
+        """Whether the source says of a pod here what an adopted attachment claims, and no other does."""
         record = attachment.record
-        told = told_networks(pod, record.ifname)
         others = (a.record for a in self._registry.attachments.values() if a is not attachment)
         taken = any(
             (other.pod_namespace, other.pod_name, other.ifname)
             == (record.pod_namespace, record.pod_name, record.ifname)
+            and (not other.adopted or _agrees(other, pod))
             for other in others
         )
-        agreed = bool(told) and set(told) <= set(record.networks)
-        as_added = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
-        return pod.local and agreed and as_added and not taken
+        return pod.local and _agrees(record, pod) and not taken
 
     def _converge(self, attachment: Attachment, pod: Pod) -> None:
         """An ADD that was answered by denying everything gets its real rules: its pod is known now."""
@@ -347,6 +345,13 @@ class Upkeep:
         for attachment in gone:
             log.info("link-gone", extra=log_fields(attachment.record))
             self._registry.remove(attachment)
+
+
+def _agrees(record: Record, pod: Pod) -> bool:
+    """Whether network-status gives an interface the networks and the addresses that its record does."""
+    told = told_networks(pod, record.ifname)
+    as_added = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
+    return bool(told) and set(told) <= set(record.networks) and as_added
 
 
 def _other_path(sandbox: Sandbox) -> NetnsIdentity | None:

@@ -77,7 +77,10 @@ def test_a_daemon_that_never_comes_is_11_by_the_deadline(how: str, node: Node) -
         assert says in done.words()
 
 
-def test_del_succeeds_with_a_dead_daemon_and_the_next_one_tidies_up(node: Node) -> None:
+def test_del_succeeds_with_a_dead_daemon_and_the_next_one_keeps_its_rules_till_the_pod_ends(
+    node: Node,
+) -> None:
+    """A DEL that is lost is none: the interface is missing, and restricted should it come back."""
     pod, chain = node.pod(), node.chain(guard=True, ipam=node.host_local())
     addresses = node.add(pod, chain)
     node.assert_governed(addresses)
@@ -90,6 +93,9 @@ def test_del_succeeds_with_a_dead_daemon_and_the_next_one_tidies_up(node: Node) 
     node.daemon.start()
     # By itself it looks for lost interfaces every 5 s; a runtime's GC makes it look now.
     assert node.plugin("GC", node.attached(), **GC_EMPTY).code == 0
+    poll(lambda: node.daemon.ctl("attachments", pod.name)[0]["state"], lambda state: "missing" in state)
+    assert "net1" in node.ruleset(pod)
+    node.delete(pod, chain)
     node.assert_nothing_left(pod)
 
 

@@ -73,7 +73,8 @@ class Listing:
             if verb == "-N" and name.startswith("MNP-"):
                 self.chains.setdefault(f"{family} {name}", [])
             elif verb == "-A" and "MNP-" in line:
-                self.chains.setdefault(f"{family} {name}", []).append(rest)
+                # A pod names its interfaces: on a terminal they stand without quotes and control characters.
+                self.chains.setdefault(f"{family} {name}", []).append(rest.replace('quo"te', "quo'te"))
             elif verb == "create" and name.startswith("MNP-"):
                 # Without sizes and seeds.
                 self.sets.setdefault(name, set()).add(" ".join(rest.split()[:3]))

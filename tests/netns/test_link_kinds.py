@@ -125,7 +125,6 @@ def test_closed_again_by_the_next_daemon(world: LinkWorld) -> None:
     world.assert_not_enforced("port of the bridge br0")
     assert world.wrong(False, guest) == []
     world.run("nft delete table netdev multi-networkpolicy")
-    assert world.wrong(True, guest) == []
     world.swept(lambda now: world.wrong(False, guest) == [])
     world.run("ip link set eth0 name nic0")
     world.swept(lambda now: "nic0" in now["error"])

@@ -110,7 +110,8 @@ def test_links(lab: Lab) -> None:
     made = lab.attach(lab.pod("one"))
     with netns.entered(str(made.pod.netns), None):
         found = netns.link("net1")
-        assert found == netns.Link("net1", made.ifindex, made.mac)
+        assert found is not None
+        assert (found.ifname, found.ifindex, found.mac) == ("net1", made.ifindex, made.mac)
         assert netns.link_by_index(made.ifindex) == found
         assert netns.link("net2") is None
         assert netns.link_by_index(4711) is None
