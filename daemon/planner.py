@@ -36,6 +36,7 @@ from daemon.program import (
 __all__ = [
     "DENIED",
     "EMPTY",
+    "MOST_AT_ONCE",
     "UNTOUCHED",
     "ChainKey",
     "ChainSpec",
@@ -202,10 +203,12 @@ def next_step(desired: Program, actual: Program | None) -> Program:
         room -= _EFFORT_OF_A_SET
         if room <= 0:
             break
-        part = elements if len(elements) <= room else frozenset(islice(elements, room))
-        there = spec.elements - elements
-        sets[spec.name] = msgspec.structs.replace(spec, elements=cast("Elements", there | part))
-        room -= len(part)
+        if len(elements) > room:
+            part = cast("Elements", (spec.elements - elements) | frozenset(islice(elements, room)))
+            sets[spec.name] = msgspec.structs.replace(spec, elements=part)
+            break
+        sets[spec.name] = spec
+        room -= len(elements)
     return Program(actual.gates, sets, actual.track, actual.imprints)
 
 
@@ -215,8 +218,12 @@ def _lacking(desired: Program, actual: Program) -> list[tuple[SetSpec, Elements]
     found: list[tuple[SetSpec, Elements]] = []
     for name, spec in desired.sets.items():
         there = actual.sets.get(name)
-        if name not in used and (there is None or there.elements is not spec.elements):
-            found.append((spec, spec.elements if there is None else spec.elements - there.elements))
+        if name in used or there is spec:
+            continue
+        if there is None:
+            found.append((spec, spec.elements))
+        elif missing := spec.elements - there.elements:
+            found.append((spec, missing))
     return found
 
 

@@ -22,7 +22,7 @@ from tests.bench.node import cluster_pods
 from tests.lab import Attachment, Daemon, Lab, objects
 
 BACKENDS = ("nftables", "iptables")
-ROUNDS = 4
+ROUNDS = 3
 OTHERS = 2000
 POLICY_BYTES = 1_500_000
 MOST_LATER_MS = 50.0
