@@ -64,7 +64,8 @@ __all__ = [
 MOST_AT_ONCE = 2000
 """Elements that one commit adds to sets which nothing refers to yet: 10 ms."""
 _EFFORT_OF_A_SET = 20
-"""To make one takes as long as so many elements."""
+"""To make one takes as long as so many elements; to take one away, too."""
+_SETS_AT_ONCE = MOST_AT_ONCE // _EFFORT_OF_A_SET
 
 _INTERVALS = (SetKind.SPANS, SetKind.PORTS)
 
@@ -191,13 +192,14 @@ def next_step(desired: Program, actual: Program | None) -> Program:
     """Where to go first from `actual` on the way to `desired`, so that no commit takes long.
 
     That is `desired` itself, unless sets that no rule looks up yet are large: they are filled a part at a
-    time, and all else stays as it is. actual None: nothing was ever there; what is large is closed first.
+    time, and all else stays as it is; or many sets go. actual None: nothing was ever there; what is large is
+    closed first.
     """
     if actual is None:
         return desired if _effort(_lacking(desired, EMPTY)) <= MOST_AT_ONCE else closed(desired, None)
     lacking = _lacking(desired, actual)
     if _effort(lacking) <= MOST_AT_ONCE:
-        return desired
+        return _with_some_stale(desired, actual)
     sets, room = dict(actual.sets), MOST_AT_ONCE
     for spec, elements in lacking:
         room -= _EFFORT_OF_A_SET
@@ -210,6 +212,16 @@ def next_step(desired: Program, actual: Program | None) -> Program:
         sets[spec.name] = spec
         room -= len(elements)
     return Program(actual.gates, sets, actual.track, actual.imprints)
+
+
+def _with_some_stale(desired: Program, actual: Program) -> Program:
+    """As desired, but where many sets go, they do so after the rules that look them up, some at a time."""
+    stale = [spec for name, spec in actual.sets.items() if name not in desired.sets]
+    if len(stale) <= _SETS_AT_ONCE:
+        return desired
+    kept = stale if actual.gates != desired.gates else stale[_SETS_AT_ONCE:]
+    sets = {**desired.sets, **{spec.name: spec for spec in kept}}
+    return Program(desired.gates, sets, desired.track, desired.imprints)
 
 
 def _lacking(desired: Program, actual: Program) -> list[tuple[SetSpec, Elements]]:

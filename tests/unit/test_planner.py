@@ -12,7 +12,6 @@ from daemon.desired import make_program
 from daemon.model import Direction, Selector
 from daemon.planner import (
     DENIED,
-    MOST_AT_ONCE,
     UNTOUCHED,
     ChainKey,
     GateRequest,
@@ -26,7 +25,6 @@ from daemon.planner import (
     dispatches,
     in_commits,
     make_plan,
-    next_step,
 )
 from daemon.policy.ruleset import (
     OPEN,
@@ -39,7 +37,7 @@ from daemon.policy.ruleset import (
     Ports,
     Ruleset,
 )
-from daemon.program import closed, label
+from daemon.program import label
 from tests.unit.backends.walk import NETWORKS, TCP, UDP, Walk, pods
 
 CLIENTS = pods("client")
@@ -301,41 +299,6 @@ class TestPlan:
         ]
         assert time.process_time() - started < 0.3 * 0.250
         assert all(plan.set_changes for plan in plans)
-
-
-def many(sets: int, elements: int) -> Ruleset:
-    """So many sets of hosts, and so many elements in each."""
-
-    def match(number: int) -> Match:
-        hosts = tuple((1_000_000 * number + 2 * i, 1_000_000 * number + 2 * i) for i in range(elements))
-        return Match(BlockSet(hosts, ()), ((TCP, (number, number)),), (f"p{number}",))
-
-    return Ruleset(tuple(match(number) for number in range(1, sets + 1)), None)
-
-
-@pytest.mark.parametrize("new", [True, False], ids=["first", "edit"])
-@pytest.mark.parametrize(("sets", "elements"), [(1, 50), (1, 7000), (3, 3000), (500, 1), (500, 11), (120, 0)])
-def test_what_is_large_comes_in_steps(sets: int, elements: int, new: bool) -> None:
-    """Each adds little, none lets in what is not to be at the end, and rules change last."""
-    desired = program(gate(many(sets, elements)))
-    actual = None if new else program(gate(FROM_CLIENTS))
-    backend, before = FakeBackend(), actual
-    if actual is not None:
-        backend.apply(make_plan(actual, None))
-    for _ in range(100):
-        step = next_step(desired, actual)
-        plan = make_plan(step, actual)
-        backend.apply(plan)
-        added = [spec.elements for spec in plan.new_sets] + [change.added for change in plan.set_changes]
-        assert sum(map(len, added)) <= MOST_AT_ONCE or step is desired
-        actual = step
-        if step is desired:
-            break
-        shall = closed(desired, None) if before is None else before
-        assert step.gates == shall.gates
-    assert actual is desired
-    assert backend.tables[""] == table_of(desired)
-    assert next_step(desired, desired) is desired
 
 
 class TestDigest:
