@@ -14,6 +14,7 @@ import msgspec
 from daemon.memo import memoize, per_object
 from daemon.model import ALL_PORTS, Direction, Span
 from daemon.policy.ruleset import (
+    SET_PROTOCOLS,
     BlockSet,
     EndpointSet,
     Match,
@@ -114,7 +115,7 @@ def _chain(matches: tuple[Match, ...] | None) -> ChainSpec:
 
 
 def _rules(match: Match) -> list[RuleSpec]:
-    """One rule for each of the match's sets of peers and each of its protocols."""
+    """One rule for each of the match's sets of peers and each of its ports' `port_specs`."""
     comment = bounded(match.origins)
     ports: Sequence[PortSpec | None] = (None,) if match.ports is None else port_specs(match.ports)
     return [RuleSpec(*peer, spec, comment) for peer in _peers(match.peer) for spec in ports]
@@ -131,14 +132,17 @@ def _peers(peer: PeerRef | None) -> list[tuple[int | None, str | None, SetKind |
 
 
 def port_specs(ports: Ports) -> tuple[PortSpec, ...]:
-    """Ports as rules say them, one for each protocol, sorted."""
-    return tuple(_port_spec(protocol, spans) for protocol, spans in _by_protocol(ports).items())
+    """Ports as rules say them, sorted: one for each protocol, or for each span where no set holds them."""
+    grouped = _by_protocol(ports).items()
+    return tuple(spec for protocol, spans in grouped for spec in _port_specs_of(protocol, spans))
 
 
-def _port_spec(protocol: int, spans: tuple[Span, ...]) -> PortSpec:
-    if len(spans) > 1:
-        return PortSpec(protocol, set_name=_ports_set(spans).name)
-    return PortSpec(protocol, span=spans[0] if spans else None)
+def _port_specs_of(protocol: int, spans: tuple[Span, ...]) -> list[PortSpec]:
+    if len(spans) < 2:
+        return [PortSpec(protocol, span=span) for span in spans or (None,)]
+    if protocol in SET_PROTOCOLS:
+        return [PortSpec(protocol, set_name=_ports_set(spans).name)]
+    return [PortSpec(protocol, span=span) for span in spans]
 
 
 def port_sets(ports: Ports) -> Iterator[SetSpec]:
@@ -146,8 +150,8 @@ def port_sets(ports: Ports) -> Iterator[SetSpec]:
 
     Named by what is in them and not by protocol: the same ports of TCP and of UDP are one set.
     """
-    for spans in _by_protocol(ports).values():
-        if len(spans) > 1:
+    for protocol, spans in _by_protocol(ports).items():
+        if len(spans) > 1 and protocol in SET_PROTOCOLS:
             yield _ports_set(spans)
 
 

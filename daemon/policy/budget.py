@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from daemon.model import Block, Direction, Operator, Policy, Port, Requirement, Rule, Selector
+from daemon.policy.ruleset import SET_PROTOCOLS
 
 PolicyRef: TypeAlias = tuple[str, str]
 """(namespace, name)."""
@@ -108,10 +109,15 @@ def _requirement(requirement: Requirement) -> int:
 
 
 def _ports(ports: tuple[Port, ...] | None) -> tuple[int, int]:
-    """How many protocols, those with names of ports twice; and how many ports."""
+    """How many rules they make of each set of peers; and how many ports.
+
+    One for each protocol whose ports are in a set, two where some have names; one for each other port.
+    """
     if ports is None:
         return 1, 0
-    return len({(port.protocol, port.name is None) for port in ports}), len(ports)
+    in_sets = {(port.protocol, port.name is None) for port in ports if port.protocol in SET_PROTOCOLS}
+    alone = sum(port.protocol not in SET_PROTOCOLS for port in ports)
+    return len(in_sets) + alone, len(ports)
 
 
 class Ledger:

@@ -17,6 +17,9 @@ PortMatch: TypeAlias = tuple[int, Span | None]
 Ports: TypeAlias = tuple[PortMatch, ...]
 """Sorted, merged by protocol. Never empty: a rule without a single good port is left out (C8)."""
 
+SET_PROTOCOLS = frozenset({6, 17})
+"""Protocols whose ports are looked up in sets: a bitmap:port of ipset reads those of no other, not SCTP's."""
+
 Endpoint: TypeAlias = tuple[Address, int, int]
 """(address, protocol number, port): one named port of one pod (D4)."""
 

@@ -38,7 +38,7 @@ from daemon.policy.ruleset import (
     Ruleset,
 )
 from daemon.program import label
-from tests.unit.backends.walk import NETWORKS, TCP, UDP, Walk, pods
+from tests.unit.backends.walk import NETWORKS, SCTP, TCP, UDP, Walk, pods
 
 CLIENTS = pods("client")
 WEB = EndpointSet(NETWORKS, None, ((TCP, "web"),))
@@ -134,9 +134,11 @@ class TestProgram:
             (((TCP, None), (TCP, (80, 80))), [PortSpec(TCP)]),
             (((TCP, (80, 80)), (UDP, None)), [PortSpec(TCP, span=(80, 80)), PortSpec(UDP)]),
             (((TCP, (80, 90)),), [PortSpec(TCP, span=(80, 90))]),
+            # No bitmap:port of ipset reads a port of SCTP.
+            (((SCTP, (80, 80)), (SCTP, (90, 99))), [PortSpec(SCTP, (80, 80)), PortSpec(SCTP, (90, 99))]),
         ],
     )
-    def test_ports_make_a_rule_for_each_protocol(
+    def test_ports_make_a_rule_for_each_protocol_and_for_each_port_of_sctp(
         self, ports: Ports | None, want: list[PortSpec | None]
     ) -> None:
         """D1, D2, D3."""

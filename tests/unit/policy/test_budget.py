@@ -32,7 +32,7 @@ from daemon.store import Store
 pytestmark = pytest.mark.unit
 
 NET = "ns/net1"
-TCP, UDP = 6, 17
+TCP, UDP, SCTP = 6, 17, 132
 
 
 def selecting(*values: str) -> PodPeer:
@@ -67,6 +67,7 @@ COSTS = [
     ("a namespace's selector counts too", Rule((PodPeer(EVERYTHING, EVERYTHING),), None), Cost(1, 20)),
     ("ports of one protocol are one rule", Rule(None, ports(600)), Cost(1, 600)),
     ("of two they are two", Rule(None, ports(2) + ports(3, UDP)), Cost(2, 5)),
+    ("of SCTP each is one", Rule(None, ports(2) + ports(3, SCTP)), Cost(4, 5)),
     ("names are one more", Rule(None, (*ports(2), Port(TCP, None, "web"))), Cost(2, 3)),
     ("peers times protocols", Rule(PEERS, ports(1) + ports(1, UDP)), Cost(16, 90)),
 ]
