@@ -25,6 +25,7 @@ from daemon.planner import (
     SetKind,
     SetSpec,
 )
+from daemon.policy.ruleset import SET_PROTOCOLS
 from daemon.program import Carrier
 
 Test: TypeAlias = Callable[[Any], bool]
@@ -35,7 +36,8 @@ Classes: TypeAlias = Mapping[type[msgspec.Struct], Mapping[str, Mapping[str, Tes
 _LONGEST_IFNAME = 15
 _LONGEST_COMMENT = 127
 _LAST_PORT = 65535
-_WITH_PORTS = (6, 17, 132)
+_SCTP = 132
+_WITH_PORTS = (6, 17, _SCTP)
 
 
 def _always(_: object) -> bool:
@@ -107,13 +109,14 @@ PORTS: dict[str, dict[str, Test]] = {
         "none": lambda ports: ports.span is None,
         "one port": lambda ports: ports.span is not None and ports.span[0] == ports.span[1],
         "a range": lambda ports: ports.span is not None and ports.span[0] < ports.span[1],
+        "of SCTP": lambda ports: ports.span is not None and ports.protocol == _SCTP,
         "the last port": lambda ports: ports.span is not None and ports.span[1] == _LAST_PORT,
     },
     "set_name": {
         **_given("set_name"),
         **{
             f"of protocol {n}": _both(_equal(("protocol", n)), _given("set_name")["some"])
-            for n in _WITH_PORTS
+            for n in sorted(SET_PROTOCOLS)
         },
         "the whole protocol": _equal(("span", None), ("set_name", None)),
     },
