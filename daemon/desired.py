@@ -138,11 +138,9 @@ def port_specs(ports: Ports) -> tuple[PortSpec, ...]:
 
 
 def _port_specs_of(protocol: int, spans: tuple[Span, ...]) -> list[PortSpec]:
-    if len(spans) < 2:
-        return [PortSpec(protocol, span=span) for span in spans or (None,)]
-    if protocol in SET_PROTOCOLS:
+    if _in_a_set(protocol, spans):
         return [PortSpec(protocol, set_name=_ports_set(spans).name)]
-    return [PortSpec(protocol, span=span) for span in spans]
+    return [PortSpec(protocol, span=span) for span in spans or (None,)]
 
 
 def port_sets(ports: Ports) -> Iterator[SetSpec]:
@@ -151,8 +149,12 @@ def port_sets(ports: Ports) -> Iterator[SetSpec]:
     Named by what is in them and not by protocol: the same ports of TCP and of UDP are one set.
     """
     for protocol, spans in _by_protocol(ports).items():
-        if len(spans) > 1 and protocol in SET_PROTOCOLS:
+        if _in_a_set(protocol, spans):
             yield _ports_set(spans)
+
+
+def _in_a_set(protocol: int, spans: tuple[Span, ...]) -> bool:
+    return len(spans) > 1 and protocol in SET_PROTOCOLS
 
 
 def _by_protocol(ports: Ports) -> dict[int, tuple[Span, ...]]:
