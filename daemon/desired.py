@@ -26,10 +26,12 @@ from daemon.policy.ruleset import (
 )
 from daemon.program import (
     DENIED,
+    PART_PREFIX,
     UNTOUCHED,
     ChainSpec,
     Gate,
     GateRequest,
+    PartSpec,
     PortSpec,
     Program,
     RuleSpec,
@@ -43,6 +45,11 @@ _SPAN_BYTES = 150
 
 _DIGEST_DIGITS = 12
 
+RULES_IN_A_PIECE = 200
+"""Of a chain, or of a part of one: what a kernel takes in 20 ms where 4,000 sets are looked up."""
+_MOST_PARTS = 10
+"""Of a chain: a kernel follows 16 jumps, one into another."""
+
 
 def make_program(
     gates: Iterable[GateRequest],
@@ -54,19 +61,48 @@ def make_program(
 
     Unknown sets hold nothing.
     """
-    program = Program({}, {}, track, imprints)
+    program = Program({}, {}, track, imprints, {})
     for request in gates:
         shape = _shape(request.ruleset)
         # Made anew each time: that costs 1 µs, and its chains, which are compared by identity, are not.
         named = (request.ifname, request.ifindex, request.owner)
         further = (request.carriers, request.names)
-        program.gates[request.ifname] = Gate(*named, shape.ingress, shape.egress, *further)
+        ingress = _in_pieces(shape.ingress, Direction.INGRESS, request, program)
+        egress = _in_pieces(shape.egress, Direction.EGRESS, request, program)
+        program.gates[request.ifname] = Gate(*named, ingress, egress, *further)
         for spec in shape.fixed:
             program.sets[spec.name] = spec
         for ref in shape.shared:
             for spec in _shared_specs(members(ref), ref):
                 program.sets[spec.name] = spec
     return program
+
+
+def _in_pieces(
+    chain: ChainSpec | None, direction: Direction, gate: GateRequest, program: Program
+) -> ChainSpec | None:
+    """A chain of so many rules as one commit may hold; the parts with the others go into the program."""
+    if chain is None or len(chain.rules) <= RULES_IN_A_PIECE:
+        return chain
+    first, parts = _pieces(chain, gate.owner, direction, gate.ifname)
+    program.parts.update((part.name, part) for part in parts)
+    return first
+
+
+@per_object
+def _pieces(
+    chain: ChainSpec, owner: str, direction: Direction, ifname: str
+) -> tuple[ChainSpec, tuple[PartSpec, ...]]:
+    """Its beginning, and its parts, the last one first. Remembered: that they stay the same objects."""
+    size = max(RULES_IN_A_PIECE, -(-len(chain.rules) // (_MOST_PARTS + 1)))
+    parts: list[PartSpec] = []
+    rest = ""
+    for start in reversed(range(size, len(chain.rules), size)):
+        rules = chain.rules[start : start + size]
+        name = f"{PART_PREFIX}{_digest((owner, direction, ifname, rules, rest))}"
+        parts.append(PartSpec(name, owner, direction, ifname, rules, rest))
+        rest = name
+    return msgspec.structs.replace(chain, rules=chain.rules[:size], rest=rest), tuple(parts)
 
 
 # --- what one ruleset comes to ---------------------------------------------------------------------------
@@ -218,6 +254,6 @@ def _kind(ref: SharedRef) -> SetKind:
     return SetKind.ENDPOINTS if isinstance(ref, EndpointSet) else SetKind.HOSTS
 
 
-def _digest(value: PeerRef | tuple[Span, ...]) -> str:
+def _digest(value: PeerRef | tuple[object, ...]) -> str:
     """Of frozen types of strings, numbers and tuples: their encoding is the same in every process."""
     return sha256(msgspec.json.encode(value)).hexdigest()[:_DIGEST_DIGITS]

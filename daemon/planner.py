@@ -1,14 +1,12 @@
 """Desired and actual to a plan: which elements, chains and entries change, and what is stale. Pure.
 
 In: the Program that shall be in a netns (desired.py makes it) and the one that was applied last, or None.
-Out: a Plan, the steps from the one to the other, and a program's digest. A backend renders a Plan; this
-module knows no backend. What 250 netns share is compared by identity, and a shared set's difference is
+Out: a Plan, what leads from the one to the other at once, and a program's digest. A backend renders a Plan;
+this module knows no backend. What 250 netns share is compared by identity, and a shared set's difference is
 computed once for all.
 """
 
 from hashlib import sha256
-from itertools import islice
-from typing import cast
 
 import msgspec
 
@@ -22,21 +20,19 @@ from daemon.program import (
     Elements,
     Gate,
     GateRequest,
+    PartSpec,
     PortSpec,
     Program,
     RuleSpec,
     SetKind,
     SetSpec,
     chain_name,
-    closed,
     denied_gate,
-    used_sets,
 )
 
 __all__ = [
     "DENIED",
     "EMPTY",
-    "MOST_AT_ONCE",
     "UNTOUCHED",
     "ChainKey",
     "ChainSpec",
@@ -45,6 +41,7 @@ __all__ = [
     "Elements",
     "Gate",
     "GateRequest",
+    "PartSpec",
     "Plan",
     "PortSpec",
     "Program",
@@ -58,18 +55,11 @@ __all__ = [
     "dispatches",
     "in_commits",
     "make_plan",
-    "next_step",
 ]
-
-MOST_AT_ONCE = 2000
-"""Elements that one commit adds to sets which nothing refers to yet: 10 ms."""
-_EFFORT_OF_A_SET = 20
-"""To make one takes as long as so many elements; to take one away, too."""
-_SETS_AT_ONCE = MOST_AT_ONCE // _EFFORT_OF_A_SET
 
 _INTERVALS = (SetKind.SPANS, SetKind.PORTS)
 
-_LAYOUT = b"2 "
+_LAYOUT = b"3 "
 """Of what backends make of a program: another one with each version that makes something else of the same.
 
 So that after an upgrade what the kernel holds is not believed, but written anew.
@@ -130,7 +120,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     reset: the actual state is not known. All of `program` is in the plan then, and whatever else of ours is
     found goes. track, imprints None: they stay as they are. Whatever is named in a `stale_…` or `dispatch_…`
-    field exists.
+    field exists. new_parts, stale_parts: each behind what it refers to, and before it.
     """
 
     program: Program
@@ -139,10 +129,12 @@ class Plan(msgspec.Struct, frozen=True):
     imprints: tuple[str, ...] | None = None
     new_sets: tuple[SetSpec, ...] = ()
     set_changes: tuple[SetChange, ...] = ()
+    new_parts: tuple[PartSpec, ...] = ()
     chains: tuple[ChainWrite, ...] = ()
     dispatch_removed: tuple[Dispatch, ...] = ()
     dispatch_added: tuple[Dispatch, ...] = ()
     stale_chains: tuple[ChainKey, ...] = ()
+    stale_parts: tuple[str, ...] = ()
     stale_sets: tuple[str, ...] = ()
 
     @property
@@ -159,10 +151,12 @@ class Plan(msgspec.Struct, frozen=True):
             or self.imprints is not None
             or self.new_sets
             or self.set_changes
+            or self.new_parts
             or self.chains
             or self.dispatch_removed
             or self.dispatch_added
             or self.stale_chains
+            or self.stale_parts
             or self.stale_sets
         )
 
@@ -180,67 +174,14 @@ def make_plan(desired: Program, actual: Program | None) -> Plan:
         imprints=desired.imprints if actual is None or desired.imprints != before.imprints else None,
         new_sets=new_sets,
         set_changes=changes,
+        new_parts=tuple(part for name, part in desired.parts.items() if name not in before.parts),
         chains=chains,
         dispatch_removed=removed,
         dispatch_added=added,
         stale_chains=stale_chains,
+        stale_parts=tuple(name for name in reversed(before.parts) if name not in desired.parts),
         stale_sets=tuple(sorted(before.sets.keys() - desired.sets.keys())),
     )
-
-
-def next_step(desired: Program, actual: Program | None) -> Program:
-    """Where to go first from `actual` on the way to `desired`, so that no commit takes long.
-
-    That is `desired` itself, unless sets that no rule looks up yet are large: they are filled a part at a
-    time, and all else stays as it is; or many sets go. actual None: nothing was ever there; what is large is
-    closed first.
-    """
-    if actual is None:
-        return desired if _effort(_lacking(desired, EMPTY)) <= MOST_AT_ONCE else closed(desired, None)
-    lacking = _lacking(desired, actual)
-    if _effort(lacking) <= MOST_AT_ONCE:
-        return _with_some_stale(desired, actual)
-    sets, room = dict(actual.sets), MOST_AT_ONCE
-    for spec, elements in lacking:
-        room -= _EFFORT_OF_A_SET
-        if room <= 0:
-            break
-        if len(elements) > room:
-            part = cast("Elements", (spec.elements - elements) | frozenset(islice(elements, room)))
-            sets[spec.name] = msgspec.structs.replace(spec, elements=part)
-            break
-        sets[spec.name] = spec
-        room -= len(elements)
-    return Program(actual.gates, sets, actual.track, actual.imprints)
-
-
-def _with_some_stale(desired: Program, actual: Program) -> Program:
-    """As desired, but where many sets go, they do so after the rules that look them up, some at a time."""
-    stale = [spec for name, spec in actual.sets.items() if name not in desired.sets]
-    if len(stale) <= _SETS_AT_ONCE:
-        return desired
-    kept = stale if actual.gates != desired.gates else stale[_SETS_AT_ONCE:]
-    sets = {**desired.sets, **{spec.name: spec for spec in kept}}
-    return Program(desired.gates, sets, desired.track, desired.imprints)
-
-
-def _lacking(desired: Program, actual: Program) -> list[tuple[SetSpec, Elements]]:
-    """What the sets lack that no rule of `actual` looks up."""
-    used = set(used_sets(actual.gates.values()))
-    found: list[tuple[SetSpec, Elements]] = []
-    for name, spec in desired.sets.items():
-        there = actual.sets.get(name)
-        if name in used or there is spec:
-            continue
-        if there is None:
-            found.append((spec, spec.elements))
-        elif missing := spec.elements - there.elements:
-            found.append((spec, missing))
-    return found
-
-
-def _effort(lacking: list[tuple[SetSpec, Elements]]) -> int:
-    return sum(_EFFORT_OF_A_SET + len(elements) for _, elements in lacking)
 
 
 def in_commits(plan: Plan) -> tuple[Plan, ...]:
@@ -371,6 +312,8 @@ def digest(program: Program) -> str:
         whole.update(line.encode())
     for ifname in sorted(program.gates):
         whole.update(_gate_digest(program.gates[ifname]))
+    for name in sorted(program.parts):
+        whole.update(name.encode())
     for name in sorted(program.sets):
         spec = program.sets[name]
         whole.update(f"{name} {spec.kind} {spec.family} {spec.comment}".encode())

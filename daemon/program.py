@@ -5,7 +5,7 @@ said of them alike: the part of one attachment, the closed form of all, names.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from enum import StrEnum
 from hashlib import sha256
 from typing import TypeAlias
@@ -17,6 +17,10 @@ from daemon.policy.ruleset import Endpoint, Ruleset
 
 _LABEL_LETTERS, _LABEL_DIGITS = 6, 8
 _DIGEST_LABEL = re.compile(rf".*-[0-9a-f]{{{_LABEL_DIGITS}}}")
+
+
+PART_PREFIX = "rules-"
+"""Of the names of parts; chains begin with a direction's."""
 
 
 class SetKind(StrEnum):
@@ -87,11 +91,27 @@ class ChainSpec(msgspec.Struct, frozen=True, cache_hash=True, weakref=True):
     isolated: the pod's own addresses as source drop (C10); TCP that is `new` without being a bare SYN drops
     (E2); then, if isolated: the essentials of E3 pass, `rules`, count and drop. Not isolated: the rest
     passes.
+    rest: the name of the part that goes on behind `rules`, where there are too many for one commit; "": none.
     """
 
     isolated: bool
     rules: tuple[RuleSpec, ...] = ()
     established: bool = True
+    rest: str = ""
+
+
+class PartSpec(msgspec.Struct, frozen=True, cache_hash=True):
+    """Some of the rules of a gate's long chain. rest: as a chain's; "": what comes so far is refused.
+
+    name: a digest of all else, so a part is never changed: another one takes its place. owner: the gate's.
+    """
+
+    name: str
+    owner: str
+    direction: Direction
+    ifname: str
+    rules: tuple[RuleSpec, ...]
+    rest: str
 
 
 class Carrier(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -134,13 +154,33 @@ class Gate(msgspec.Struct, frozen=True, cache_hash=True):
 class Program(msgspec.Struct, frozen=True):
     """All that is ours in one netns. gates by ifname, sets by name; track: connection tracking on (A6).
 
-    imprints: lines about its attachments, in comments of a chain that nothing jumps to.
+    imprints: lines about its attachments, in comments of a chain that nothing jumps to. parts by name, each
+    behind that which its `rest` names.
     """
 
     gates: dict[str, Gate]
     sets: dict[str, SetSpec]
     track: bool
     imprints: tuple[str, ...] = ()
+    parts: dict[str, PartSpec] = {}
+
+    def parts_of(self, chain: ChainSpec | None) -> Iterator[PartSpec]:
+        """The parts of a chain, in the order in which a packet meets them."""
+        name = "" if chain is None else chain.rest
+        while name:
+            yield (part := self.parts[name])
+            name = part.rest
+
+    def rules_of(self, chain: ChainSpec | None) -> Iterator[RuleSpec]:
+        """All rules of a chain, those in its parts too."""
+        if chain is not None:
+            yield from chain.rules
+            yield from (rule for part in self.parts_of(chain) for rule in part.rules)
+
+    def sets_used(self) -> frozenset[str]:
+        """The names of the sets that the gates' rules look up."""
+        chains = (gate.chain(direction) for gate in self.gates.values() for direction in Direction)
+        return frozenset(name for chain in chains for rule in self.rules_of(chain) for name in rule.sets)
 
 
 EMPTY = Program({}, {}, track=False)
@@ -178,9 +218,8 @@ def denied_gate(
 
 
 def restrict(program: Program, ifname: str) -> Program:
-    """The part of a program that concerns one attachment: its gate, and the sets that its rules refer to."""
-    gate = program.gates[ifname]
-    return Program({ifname: gate}, {name: program.sets[name] for name in used_sets([gate])}, program.track)
+    """The part of a program that concerns one attachment: its gate, and what its rules refer to."""
+    return _complete({ifname: program.gates[ifname]}, program, program.track, ())
 
 
 def closed(desired: Program, actual: Program | None) -> Program:
@@ -189,8 +228,16 @@ def closed(desired: Program, actual: Program | None) -> Program:
     actual: what is in force; None: not known.
     """
     gates = {name: _closed_gate(gate, desired, actual) for name, gate in desired.gates.items()}
-    sets = {name: desired.sets[name] for name in used_sets(gates.values())}
-    return Program(gates, sets, desired.track, desired.imprints)
+    return _complete(gates, desired, desired.track, desired.imprints)
+
+
+def _complete(gates: dict[str, Gate], of: Program, track: bool, imprints: tuple[str, ...]) -> Program:
+    """A program of gates with the sets and parts of another one that they refer to."""
+    chains = [gate.chain(direction) for gate in gates.values() for direction in Direction]
+    used = {part.name for chain in chains for part in of.parts_of(chain)}
+    found = Program(gates, {}, track, imprints, {name: p for name, p in of.parts.items() if name in used})
+    found.sets.update((name, of.sets[name]) for name in sorted(found.sets_used()))
+    return found
 
 
 def _closed_gate(gate: Gate, desired: Program, actual: Program | None) -> Gate:
@@ -206,18 +253,22 @@ def _closed_chain(
         return wanted
     if actual is not None and gate.ifname in actual.gates:
         present = actual.gates[gate.ifname].chain(direction)
-        names = {name for rule in wanted.rules for name in rule.sets}
+        names = {name for rule in desired.rules_of(wanted) for name in rule.sets}
         if present == wanted and all(desired.sets[name] == actual.sets.get(name) for name in names):
             return wanted
-    # Connections that were allowed go on: to end them is revocation's work, and needs rules that can be
-    # trusted.
-    return ChainSpec(isolated=True, rules=(), established=wanted.established)
+    return closed_chain(gate, direction)
 
 
-def used_sets(gates: Iterable[Gate]) -> list[str]:
-    """The names of the sets that the gates' rules refer to, sorted."""
-    chains = [chain for gate in gates for chain in (gate.ingress, gate.egress) if chain is not None]
-    return sorted({name for chain in chains for rule in chain.rules for name in rule.sets})
+def closed_chain(gate: Gate, direction: Direction) -> ChainSpec | None:
+    """A gate's chain, denied if it isolates.
+
+    Connections that were allowed go on: to end them is revocation's work, and needs rules that can be
+    trusted.
+    """
+    chain = gate.chain(direction)
+    if chain is None or not chain.isolated:
+        return chain
+    return ChainSpec(isolated=True, rules=(), established=chain.established)
 
 
 def chain_name(direction: Direction, ifname: str) -> str:

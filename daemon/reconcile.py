@@ -28,6 +28,7 @@ from daemon.program import Program, closed
 from daemon.reaching import Closing, Reaching
 from daemon.rivals import Rivals
 from daemon.standing import Standing, State
+from daemon.steps import first_step, next_step
 from daemon.store import Store
 
 log = get_logger(__name__)
@@ -210,9 +211,10 @@ class Reconciler:
         self._close(sandbox, first=True)
         desired = self._desired(sandbox)
         if desired != sandbox.actual or (confirm and not self._commits.confirm(sandbox)):
-            # What an earlier run left is not known: that is rewritten in one piece, for all in it counts.
-            known = sandbox.actual is not None or sandbox.believed is None
-            step = planner.next_step(desired, sandbox.actual) if known else desired
+            if sandbox.actual is None:
+                step = first_step(desired, _is_new(sandbox))
+            else:
+                step = next_step(desired, sandbox.actual)
             self._commits.commit(sandbox, step, _chain_names(sandbox))
             if step is not desired:
                 return False
@@ -381,6 +383,11 @@ class Reconciler:
             for attachment in sandbox.attachments.values():
                 attachment.state = State.PENDING
             log.error("deny-failed", extra={"netns": sandbox.identity.path, "error": str(error)})
+
+
+def _is_new(sandbox: Sandbox) -> bool:
+    """Whether nothing of ours was ever in it, so that nothing that is permitted could stop for a moment."""
+    return sandbox.believed is None and all(a.state is State.PENDING for a in sandbox.attachments.values())
 
 
 def _chain_names(sandbox: Sandbox) -> set[str]:

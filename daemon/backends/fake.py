@@ -14,23 +14,42 @@ from daemon.backends import nfttext
 from daemon.backends.base import Survey
 from daemon.errors import BackendUnavailableError, OvertakenError, TransactionError
 from daemon.model import Direction
-from daemon.planner import ChainKey, ChainSpec, Dispatch, Elements, Plan, Program, SetSpec, dispatches
+from daemon.planner import (
+    ChainKey,
+    ChainSpec,
+    Dispatch,
+    Elements,
+    PartSpec,
+    Plan,
+    Program,
+    RuleSpec,
+    SetSpec,
+    dispatches,
+)
 from daemon.program import Seal, chain_name
 
 
 @dataclass(slots=True)
 class FakeTable:
-    """What a netns holds: chains with owner and rules, sets with elements, dispatch to chains."""
+    """What a netns holds: chains with owners, rules and parts, sets with elements, dispatch."""
 
     chains: dict[ChainKey, tuple[str, ChainSpec]] = field(default_factory=dict)
     sets: dict[str, Elements] = field(default_factory=dict)
     dispatch: set[Dispatch] = field(default_factory=set)
     track: bool = False
     imprints: tuple[str, ...] = ()
+    parts: dict[str, PartSpec] = field(default_factory=dict)
 
     def copy(self) -> "FakeTable":
         """One that can change without this one."""
-        return FakeTable(dict(self.chains), dict(self.sets), set(self.dispatch), self.track, self.imprints)
+        return FakeTable(
+            dict(self.chains),
+            dict(self.sets),
+            set(self.dispatch),
+            self.track,
+            self.imprints,
+            dict(self.parts),
+        )
 
 
 class FakeBackend:
@@ -100,7 +119,7 @@ class FakeBackend:
         """The parts that differ."""
         self.asked["differences"] += 1
         table, wanted = self._table(), table_of(program)
-        parts = ("chains", "sets", "dispatch", "track", "imprints")
+        parts = ("chains", "parts", "sets", "dispatch", "track", "imprints")
         return "; ".join(f"{part} differ" for part in parts if getattr(table, part) != getattr(wanted, part))
 
     def imprints(self) -> tuple[str, ...]:
@@ -145,6 +164,12 @@ class FakeBackend:
             kept = write.exists and not write.replaced
             _require((write.key in table.chains) == kept, errno.EEXIST, f"chain {name}")
             table.chains[write.key] = (write.owner, write.spec)
+        for part in plan.new_parts:
+            self._may(part.name)
+            _require(part.name not in table.parts, errno.EEXIST, f"part {part.name}")
+            table.parts[part.name] = part
+        for stale in plan.stale_parts:
+            _require(table.parts.pop(stale, None) is not None, errno.ENOENT, f"part {stale}")
         for entry in plan.dispatch_added:
             _require(entry not in table.dispatch, errno.EEXIST, f"dispatch of {entry.key.ifname}")
             table.dispatch.add(entry)
@@ -170,7 +195,7 @@ class FakeBackend:
 
 def table_of(program: Program) -> FakeTable:
     """What a netns holds when it is as a program says, made without any plan."""
-    table = FakeTable(track=program.track, imprints=program.imprints)
+    table = FakeTable(track=program.track, imprints=program.imprints, parts=dict(program.parts))
     table.sets = {name: spec.elements for name, spec in program.sets.items()}
     for gate in program.gates.values():
         for direction in Direction:
@@ -196,9 +221,18 @@ def _check_references(table: FakeTable) -> None:
     for entry in table.dispatch:
         _require(entry.key in table.chains, errno.ENOENT, f"dispatch of {entry.key.ifname}: its chain")
     for key, (_, spec) in table.chains.items():
-        for rule in spec.rules:
-            known = rule.peer is None or rule.peer in table.sets
-            _require(known, errno.ENOENT, f"rule of {key.ifname}: set {rule.peer}")
+        _check_rules(table, f"of {key.ifname}", spec.rules, spec.rest)
+    for part in table.parts.values():
+        owner, _ = table.chains.get(ChainKey(part.ifname, part.direction), (None, None))
+        _require(owner == part.owner, errno.ENOENT, f"part {part.name}: its chain")
+        _check_rules(table, f"of part {part.name}", part.rules, part.rest)
+
+
+def _check_rules(table: FakeTable, where: str, rules: tuple[RuleSpec, ...], rest: str) -> None:
+    for rule in rules:
+        known = rule.peer is None or rule.peer in table.sets
+        _require(known, errno.ENOENT, f"rule {where}: set {rule.peer}")
+    _require(not rest or rest in table.parts, errno.ENOENT, f"rule {where}: part {rest}")
 
 
 def _require(condition: bool, number: int, refused: str) -> None:

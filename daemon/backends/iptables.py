@@ -333,7 +333,7 @@ def _reopen(table: Table, change: Callable[[Table], None]) -> None:
 def _require_room(program: Program) -> None:
     """TransactionError: ours alone would be more than is read back (nothing is begun then)."""
     chains = [gate.chain(direction) for gate in program.gates.values() for direction in Direction]
-    lines = sum(len(chain.rules) for chain in chains if chain is not None)
+    lines = sum(len(list(program.rules_of(chain))) for chain in chains)
     if lines > MOST_LINES:
         raise TransactionError(
             errno.E2BIG, f"{lines} rules for one netns; {MOST_LINES} are the most", "the tables' rules"

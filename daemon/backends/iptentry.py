@@ -32,6 +32,9 @@ _PORTS = struct.Struct(f"=BB{_PORT_SLOTS}H{_PORT_SLOTS}BB")
 _DESTINATION = 1
 _COMMENT_BYTES = 256
 
+_GOTO = {4: 0x02, 6: 0x04}
+"""IPT_F_GOTO and IP6T_F_GOTO, in the flags of an entry."""
+
 _MOST_SHAPES = 4096
 """Of 2 KB each. Interfaces' names and chains are part of a shape; what policies say is not."""
 
@@ -179,6 +182,8 @@ def _compiled(line: Line, family: int) -> bytes:
     # Named as a verdict first: for another name python-iptables would open all tables to look for a chain.
     target = rule.create_target("RETURN")
     target.standard_target = line.target
+    if line.goto:
+        rule.get_ip().flags |= _GOTO[family]
     return bytes(rule.rule)
 
 

@@ -22,7 +22,7 @@ from daemon.errors import (
     TransactionError,
 )
 from daemon.planner import Plan, Program, in_commits, make_plan
-from daemon.program import Seal
+from daemon.program import PART_PREFIX, Seal
 
 _RESET_TRIES = 5
 _NO_SUBSYSTEM = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -156,9 +156,9 @@ class NftablesBackend:
             return nftread.differences(sock, program)
 
     def gates(self) -> frozenset[str]:
-        """Chains of attachments: all but the base chains, the one for tracking and the imprints'."""
+        """Chains of attachments: all but base chains, parts, the one for tracking and the imprints'."""
         others = HOOKS.keys() | FORMER_DISPATCHES.keys() | {TRACKING, IMPRINTS}
-        return frozenset(self.read().chains) - others
+        return frozenset(name for name in self.read().chains if not name.startswith(PART_PREFIX)) - others
 
     def imprints(self) -> tuple[str, ...]:
         """The comments in the imprints' chain."""

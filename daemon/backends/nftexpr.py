@@ -56,7 +56,7 @@ _FIN_SYN_RST_ACK = 0x17
 _SYN = 0x02
 
 _DROP = 0
-_JUMP = -3
+_JUMP, _GOTO = -3, -4
 _RETURN = -5
 
 _COUNTER_OBJECT = 1
@@ -136,8 +136,13 @@ def dispatch(incoming: bool, interface: int | str, chain: str) -> bytes:
     return _meta(_DISPATCH_KEY[incoming, by_name]) + _compare(key) + _jump(chain)
 
 
-def _jump(chain: str) -> bytes:
-    verdict = nest(2, attr(1, u32(_JUMP)), attr(2, string(chain)))
+def goto(chain: str) -> bytes:
+    """What returns from that chain returns from this one."""
+    return _jump(chain, _GOTO)
+
+
+def _jump(chain: str, how: int = _JUMP) -> bytes:
+    verdict = nest(2, attr(1, u32(how)), attr(2, string(chain)))
     return _expression("immediate", attr(1, u32(_REG_VERDICT)), nest(2, verdict))
 
 

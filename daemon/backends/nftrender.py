@@ -35,6 +35,7 @@ from daemon.planner import (
     ChainSpec,
     ChainWrite,
     Dispatch,
+    PartSpec,
     Plan,
     PortSpec,
     RuleSpec,
@@ -197,13 +198,12 @@ def _jump(hook: str, entry: Dispatch) -> Message:
 
 def _dismantle(plan: Plan) -> Iterator[Message]:
     """References go before what they refer to."""
-    for write in plan.chains:
-        if write.exists:
-            yield nft.flush_rules(_chain(write.key))
-        if write.replaced:
-            yield from _drop_chain(_chain(write.key))
-    for key in plan.stale_chains:
-        yield nft.flush_rules(_chain(key))
+    yield from (nft.flush_rules(_chain(write.key)) for write in plan.chains if write.exists)
+    yield from (nft.flush_rules(_chain(key)) for key in plan.stale_chains)
+    for name in plan.stale_parts:
+        yield nft.flush_rules(name)
+        yield nft.delete_chain(name)
+    for key in (*(write.key for write in plan.chains if write.replaced), *plan.stale_chains):
         yield from _drop_chain(_chain(key))
     if plan.track is False:
         yield nft.flush_rules(TRACKING)
@@ -229,6 +229,10 @@ def _content(plan: Plan, ids: _Ids, kept: _Kept | None) -> Iterator[Message]:
         yield from _imprints(plan.imprints, plan.reset)
     for write in plan.chains:
         yield from _new_chain(write, kept)
+    for part in plan.new_parts:
+        yield nft.new_chain(part.name, clean(part.owner))
+        yield from _part_rules(part)
+    for write in plan.chains:
         yield from chain_rules(write.key, write.spec, ids.next())
 
 
@@ -295,7 +299,7 @@ def chain_rules(key: ChainKey, spec: ChainSpec, set_id: int) -> tuple[Message, .
 
 def _chain_rules(key: ChainKey, spec: ChainSpec, set_id: int) -> Iterator[Message]:
     chain = _chain(key)
-    refuse = expr.named_counter(DROP_PREFIX + chain) + expr.DROP
+    refuse = _refuse(chain)
     incoming = key.direction is Direction.INGRESS
     if spec.established:
         yield nft.new_rule(chain, expr.established() + expr.RETURN, "", "established")
@@ -307,10 +311,27 @@ def _chain_rules(key: ChainKey, spec: ChainSpec, set_id: int) -> Iterator[Messag
     if not spec.isolated:
         return
     yield from _essentials(chain, set_id)
-    for rule in spec.rules:
+    yield from _permits(chain, key, spec.rules, spec.rest)
+
+
+def _part_rules(part: PartSpec) -> Iterator[Message]:
+    return _permits(part.name, ChainKey(part.ifname, part.direction), part.rules, part.rest)
+
+
+def _permits(chain: str, key: ChainKey, rules: tuple[RuleSpec, ...], rest: str) -> Iterator[Message]:
+    """What is permitted, then the next part; behind the last one all is refused."""
+    incoming = key.direction is Direction.INGRESS
+    for rule in rules:
         expressions = _peer(rule, incoming) + _ports(rule.ports) + expr.COUNTER + expr.RETURN
         yield nft.new_rule(chain, expressions, rule.comment, rule.comment)
-    yield nft.new_rule(chain, refuse, "", "drop")
+    if rest:
+        yield nft.new_rule(chain, expr.goto(rest), "", f"go to {rest}")
+    else:
+        yield nft.new_rule(chain, _refuse(_chain(key)), "", "drop")
+
+
+def _refuse(chain: str) -> bytes:
+    return expr.named_counter(DROP_PREFIX + chain) + expr.DROP
 
 
 def _essentials(chain: str, set_id: int) -> Iterator[Message]:

@@ -59,6 +59,10 @@ def _blocks(program: Program) -> Iterator[list[str]]:
         yield [f"chain {IMPRINTS} {{", f'comment "{IMPRINT_COMMENT}"', *lines]
     for gate, direction in chains:
         yield _chain(gate, direction)
+    for part in program.parts.values():
+        name = chain_name(part.direction, part.ifname)
+        permits = _permits(name, part.direction, part.rules, part.rest)
+        yield [f"chain {part.name} {{", f'comment "{clean(part.owner)}"', *permits]
 
 
 def _set(spec: SetSpec) -> list[str]:
@@ -113,7 +117,7 @@ def _chain(gate: Gate, direction: Direction) -> list[str]:
 
 
 def _rules(name: str, direction: Direction, spec: ChainSpec) -> Iterator[str]:
-    drop = f'counter name "{DROP_PREFIX}{name}" drop'
+    drop = _drop(name)
     if spec.established:
         yield "ct state established,related return"
     if direction is Direction.INGRESS and spec.isolated:
@@ -122,10 +126,18 @@ def _rules(name: str, direction: Direction, spec: ChainSpec) -> Iterator[str]:
     if not spec.isolated:
         return
     yield _ESSENTIALS
-    for rule in spec.rules:
+    yield from _permits(name, direction, spec.rules, spec.rest)
+
+
+def _permits(name: str, direction: Direction, rules: tuple[RuleSpec, ...], rest: str) -> Iterator[str]:
+    for rule in rules:
         match = " ".join(part for part in (_peer(rule, direction), _ports(rule.ports)) if part)
         yield f'{match} counter return comment "{rule.comment}"'.lstrip()
-    yield drop
+    yield f"goto {rest}" if rest else _drop(name)
+
+
+def _drop(name: str) -> str:
+    return f'counter name "{DROP_PREFIX}{name}" drop'
 
 
 def _peer(rule: RuleSpec, direction: Direction) -> str:

@@ -17,6 +17,7 @@ from daemon.planner import (
     ChainWrite,
     Dispatch,
     Gate,
+    PartSpec,
     Plan,
     PortSpec,
     Program,
@@ -63,6 +64,13 @@ def _given(field: str) -> dict[str, Test]:
     return {
         "none": lambda one: getattr(one, field) is None,
         "some": lambda one: getattr(one, field) is not None,
+    }
+
+
+def _named(field: str) -> dict[str, Test]:
+    return {
+        "none": lambda one: getattr(one, field) == "",
+        "some": lambda one: getattr(one, field) != "",
     }
 
 
@@ -147,10 +155,12 @@ CLASSES: Classes = {
             for field in (
                 "new_sets",
                 "set_changes",
+                "new_parts",
                 "chains",
                 "dispatch_removed",
                 "dispatch_added",
                 "stale_chains",
+                "stale_parts",
                 "stale_sets",
             )
         },
@@ -160,6 +170,7 @@ CLASSES: Classes = {
         "sets": _size("sets"),
         "track": _flag("track"),
         "imprints": _size("imprints"),
+        "parts": _size("parts"),
     },
     Gate: {
         "ifname": IFNAMES,
@@ -178,6 +189,15 @@ CLASSES: Classes = {
         "isolated": _flag("isolated"),
         "rules": _size("rules"),
         "established": _flag("established"),
+        "rest": _named("rest"),
+    },
+    PartSpec: {
+        "name": {"given": _always},
+        "owner": {"given": _always},
+        "direction": {str(d): _equal(("direction", d)) for d in Direction},
+        "ifname": {"given": _always},
+        "rules": {"many": _size("rules")["many"]},
+        "rest": _named("rest"),
     },
     RuleSpec: {
         "family": {

@@ -54,9 +54,10 @@ def read_fake(backend: FakeBackend) -> State:
         return NOTHING
     chains = {
         chain_name(key.direction, key.ifname): (owner, *map(repr, spec.rules), f"isolated {spec.isolated}",
-                                                f"established {spec.established}")
+                                                f"established {spec.established}", f"rest {spec.rest}")
         for key, (owner, spec) in table.chains.items()
     }  # fmt: skip
+    chains |= {name: (repr(part),) for name, part in table.parts.items()}
     chains["dispatch"] = tuple(sorted(map(repr, table.dispatch)))
     sets = {name: frozenset(map(repr, elements)) for name, elements in table.sets.items()}
     return State(chains, sets, (f"track {table.track}",))

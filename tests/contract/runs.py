@@ -12,7 +12,7 @@ from daemon.planner import EMPTY, Plan, Program, make_plan
 from tests.contract import readers
 from tests.contract.backends import Seams, Subject
 from tests.contract.readers import State
-from tests.contract.scenarios import Scenario
+from tests.contract.rows import Scenario
 
 
 @dataclass

@@ -5,11 +5,11 @@ In: nothing. Out: SCENARIOS. Each runs on every backend; `counting` says which p
 proves: A5, A6, B2, B4, C1, C4, C6, C9, D1, D2, D3, D4, D5
 """
 
-from dataclasses import dataclass
-
 from daemon.planner import DENIED, EMPTY, UNTOUCHED, Program, RuleSpec, SetSpec
 from daemon.policy.ruleset import Ports
 from daemon.program import Carrier
+from tests.contract.part_scenarios import IN_PARTS
+from tests.contract.rows import ALL, ALL_TCP, ALL_UDP, CLOSED, OPEN, Scenario, Wants, same
 from tests.contract.words import (
     FRIEND,
     GRE,
@@ -33,51 +33,6 @@ from tests.contract.words import (
     tcp,
     udp,
 )
-
-PORTS = (53, 80, 443, 5005)
-ALL_TCP, ALL_UDP = (" ".join(f"{protocol}{port}" for port in PORTS) for protocol in ("tcp", "udp"))
-ALL = f"{ALL_TCP} {ALL_UDP} icmp"
-
-
-@dataclass(frozen=True)
-class Wants:
-    """What passes in one family, of ALL: from the friend and the stranger to the subject, and out of it.
-
-    out: from the subject to the friend.
-    """
-
-    friend: str = ""
-    stranger: str = ""
-    out: str = ALL
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A program and the next. before None: an empty netns.
-
-    reset: what is there is not known, so that the plan rewrites everything. wants: by family (4, 6); empty:
-    nothing that packets could tell. bystander: an interface beside, which is not enrolled.
-    """
-
-    name: str
-    before: Program | None
-    after: Program
-    wants: tuple[Wants, ...] = ()
-    reset: bool = False
-    bystander: str = ""
-
-    def __str__(self) -> str:
-        return self.name.replace(",", "").replace(" ", "-")
-
-
-def same(friend: str = "", stranger: str = "", out: str = ALL) -> tuple[Wants, Wants]:
-    """The same in both families."""
-    wants = Wants(friend, stranger, out)
-    return wants, wants
-
-
-CLOSED = same("", "", "")
-OPEN = same(ALL, ALL)
 
 A = both("a", FRIEND)
 B = spans("b", 4, (0, FRIEND)), spans("b", 6, (0, FRIEND))
@@ -386,4 +341,4 @@ CHANGES = [
     Scenario("anew to nothing", TWO, EMPTY, OPEN, reset=True),
 ]  # fmt: skip
 
-SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CARRIERS, *NAMES, *IMPRINTS, *CHANGES)
+SCENARIOS = (*SHAPES, *RULES, *PEERS, *INTERFACES, *CARRIERS, *NAMES, *IMPRINTS, *CHANGES, *IN_PARTS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from daemon import netns
 from daemon.backends.base import Backend
 from daemon.planner import Program, make_plan
-from tests.contract.scenarios import ALL, PORTS, Scenario, Wants
+from tests.contract.rows import ALL, PORTS, Scenario, Wants
 from tests.contract.words import FAMILIES, FRIEND, STRANGER, indexed, text
 from tests.lab import Attachment, Lab, Prober, Target, is_blocked
 from tests.lab.lab import Pod

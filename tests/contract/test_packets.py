@@ -14,7 +14,8 @@ from daemon.model import Direction
 from daemon.planner import make_plan
 from daemon.policy.evaluate import Packet
 from tests.contract.backends import REAL, Seams
-from tests.contract.scenarios import ALL, SCENARIOS, Scenario
+from tests.contract.rows import ALL, Scenario
+from tests.contract.scenarios import SCENARIOS
 from tests.contract.site import LANS, Site
 from tests.contract.tracer import passes
 from tests.contract.words import FAMILIES, FRIEND, ICMP, ICMPV6, STRANGER, TCP, UDP, address

@@ -11,8 +11,9 @@ from daemon.planner import Plan, Program, RuleSpec, chain_name, make_plan
 from tests.contract.backends import BACKENDS, Seams, Subject
 from tests.contract.counting import CLASSES, met, unclassified, wanted
 from tests.contract.readers import NOTHING, State
+from tests.contract.rows import Scenario
 from tests.contract.runs import Runs
-from tests.contract.scenarios import SCENARIOS, UNGOVERNED, A, B, Scenario, ingress
+from tests.contract.scenarios import SCENARIOS, UNGOVERNED, A, B, ingress
 from tests.contract.words import permit, tcp
 from tests.lab.programs import run
 
@@ -85,7 +86,7 @@ def chains_of(program: Program) -> set[str]:
 
 def rules_of(program: Program) -> list[RuleSpec]:
     chains = [gate.chain(d) for gate in program.gates.values() for d in Direction]
-    return [rule for chain in chains if chain is not None for rule in chain.rules]
+    return [rule for chain in chains for rule in program.rules_of(chain)]
 
 
 # --- that none is missing -------------------------------------------------------------------------------

@@ -38,7 +38,12 @@ def _in_chain(table: FakeTable, chain: ChainSpec, direction: Direction, packet: 
         return True
     if packet.protocol == ICMPV6 and packet.icmp_type in ESSENTIAL_ICMPV6:
         return True
-    return any(_matches(table, rule, direction, packet) for rule in chain.rules)
+    rules, rest = chain.rules, chain.rest
+    while not any(_matches(table, rule, direction, packet) for rule in rules):
+        if not rest:
+            return False
+        rules, rest = table.parts[rest].rules, table.parts[rest].rest
+    return True
 
 
 def _matches(table: FakeTable, rule: RuleSpec, direction: Direction, packet: Packet) -> bool:

@@ -4,16 +4,17 @@ In: names, host numbers of the LAN, ports. Out: the planner's types. The LAN's a
 table of programs can name them; only interface indices are the kernel's to choose (`indexed`).
 """
 
+import zlib
 from collections.abc import Mapping
 from ipaddress import ip_address
 
 import msgspec
 
 from daemon.desired import port_sets, port_specs
-from daemon.model import Address, Span
-from daemon.planner import DENIED, ChainSpec, Gate, PortSpec, Program, RuleSpec, SetKind, SetSpec
+from daemon.model import Address, Direction, Span
+from daemon.planner import DENIED, ChainSpec, Gate, PartSpec, PortSpec, Program, RuleSpec, SetKind, SetSpec
 from daemon.policy.ruleset import PortMatch, Ports
-from daemon.program import Carrier, used_sets
+from daemon.program import PART_PREFIX, Carrier
 
 TCP, UDP, SCTP, GRE, ICMP, ICMPV6 = 6, 17, 132, 47, 1, 58
 FAMILIES = (4, 6)
@@ -114,6 +115,19 @@ def isolated(*rules: tuple[RuleSpec, ...]) -> ChainSpec:
     return ChainSpec(True, tuple(rule for some in rules for rule in some))
 
 
+def in_parts(
+    direction: Direction, *pieces: tuple[RuleSpec, ...], ifname: str = "net1", owner: str = OWNER
+) -> tuple[ChainSpec, tuple[PartSpec, ...]]:
+    """An isolated direction whose rules stand in several pieces: the first in the chain, others in parts."""
+    parts: list[PartSpec] = []
+    rest = ""
+    for rules in reversed(pieces[1:]):
+        name = f"{PART_PREFIX}{zlib.crc32(repr((owner, direction, ifname, rules, rest)).encode()):012x}"
+        parts.append(PartSpec(name, owner, direction, ifname, rules, rest))
+        rest = name
+    return ChainSpec(True, pieces[0], rest=rest), tuple(parts)
+
+
 def gate(
     ingress: ChainSpec | None,
     egress: ChainSpec | None,
@@ -133,12 +147,18 @@ def guard(ifname: str = "net1") -> Gate:
 
 
 def program(
-    *gates: Gate, sets: tuple[SetSpec, ...] = (), track: bool = True, imprints: tuple[str, ...] = ()
+    *gates: Gate,
+    sets: tuple[SetSpec, ...] = (),
+    track: bool = True,
+    imprints: tuple[str, ...] = (),
+    parts: tuple[PartSpec, ...] = (),
 ) -> Program:
     """All that shall be in one netns; the sets of ports that the rules look up are among it by themselves."""
-    ports = [_PORT_SETS[name] for name in used_sets(gates) if name in _PORT_SETS]
-    named = {spec.name: spec for spec in (*sets, *ports)}
-    return Program({one.ifname: one for one in gates}, named, track, imprints)
+    by_name = {part.name: part for part in parts}
+    made = Program({one.ifname: one for one in gates}, {}, track, imprints, by_name)
+    ports = [_PORT_SETS[name] for name in sorted(made.sets_used()) if name in _PORT_SETS]
+    made.sets.update((spec.name, spec) for spec in (*sets, *ports))
+    return made
 
 
 def indexed(wanted: Program, indices: Mapping[str, int]) -> Program:
@@ -147,4 +167,4 @@ def indexed(wanted: Program, indices: Mapping[str, int]) -> Program:
         name: one if one.ifindex is None else msgspec.structs.replace(one, ifindex=indices[name])
         for name, one in wanted.gates.items()
     }
-    return Program(gates, wanted.sets, wanted.track, wanted.imprints)
+    return msgspec.structs.replace(wanted, gates=gates)

@@ -1,13 +1,20 @@
 """The steps to a large program: each commit is small, and none lets in what the last does not."""
 
+import random
+from collections.abc import Iterator
+
 import pytest
 
 from daemon.backends.fake import FakeBackend, table_of
-from daemon.planner import MOST_AT_ONCE, make_plan, next_step
-from daemon.policy.ruleset import BlockSet, Match, Ruleset
-from daemon.program import closed
+from daemon.desired import make_program
+from daemon.planner import Plan, make_plan
+from daemon.policy.ruleset import BlockSet, Match, Members, Ruleset
+from daemon.program import GateRequest, Program, closed
+from daemon.steps import MOST_AT_ONCE, RULES_AT_ONCE, first_step, next_step
 from tests.unit.backends.walk import TCP
 from tests.unit.test_planner import FROM_CLIENTS, gate, program
+
+MOST_STEPS = 200
 
 
 def many(sets: int, elements: int) -> Ruleset:
@@ -20,29 +27,35 @@ def many(sets: int, elements: int) -> Ruleset:
     return Ruleset(tuple(match(number) for number in range(1, sets + 1)), None)
 
 
+def way(backend: FakeBackend, desired: Program, actual: Program | None) -> Iterator[tuple[Program, Plan]]:
+    """The steps to a program, each carried out, and its plan."""
+    for _ in range(MOST_STEPS):
+        step = first_step(desired, new=True) if actual is None else next_step(desired, actual)
+        plan = make_plan(step, actual)
+        backend.apply(plan)
+        yield step, plan
+        if step is desired:
+            break
+        actual = step
+    assert step is desired
+    assert backend.tables[""] == table_of(desired)
+    assert next_step(desired, desired) is desired
+
+
 @pytest.mark.parametrize("new", [True, False], ids=["first", "edit"])
 @pytest.mark.parametrize(("sets", "elements"), [(1, 50), (1, 7000), (3, 3000), (500, 1), (500, 11), (120, 0)])
 def test_what_is_large_comes_in_steps(sets: int, elements: int, new: bool) -> None:
     """Each adds little, none lets in what is not to be at the end, and rules change last."""
     desired = program(gate(many(sets, elements)))
-    actual = None if new else program(gate(FROM_CLIENTS))
-    backend, before = FakeBackend(), actual
-    if actual is not None:
-        backend.apply(make_plan(actual, None))
-    for _ in range(100):
-        step = next_step(desired, actual)
-        plan = make_plan(step, actual)
-        backend.apply(plan)
+    before = None if new else program(gate(FROM_CLIENTS))
+    backend = FakeBackend()
+    if before is not None:
+        backend.apply(make_plan(before, None))
+    shall = closed(desired, None) if before is None else before
+    for step, plan in way(backend, desired, before):
         added = [spec.elements for spec in plan.new_sets] + [change.added for change in plan.set_changes]
         assert sum(map(len, added)) <= MOST_AT_ONCE or step is desired
-        actual = step
-        if step is desired:
-            break
-        shall = closed(desired, None) if before is None else before
-        assert step.gates == shall.gates
-    assert actual is desired
-    assert backend.tables[""] == table_of(desired)
-    assert next_step(desired, desired) is desired
+        assert step is desired or step.gates == shall.gates
 
 
 @pytest.mark.parametrize("after", [FROM_CLIENTS, many(400, 2)], ids=["small", "large"])
@@ -50,13 +63,84 @@ def test_many_sets_go_after_the_rules_and_some_at_a_time(after: Ruleset) -> None
     actual, desired = program(gate(many(500, 1))), program(gate(after))
     backend = FakeBackend()
     backend.apply(make_plan(actual, None))
-    for _ in range(100):
-        step = next_step(desired, actual)
-        plan = make_plan(step, actual)
-        backend.apply(plan)
+    for _, plan in way(backend, desired, actual):
         assert len(plan.stale_sets) <= 100
-        actual = step
-        if step is desired:
-            break
-    assert actual is desired
-    assert backend.tables[""] == table_of(desired)
+
+
+def test_what_is_not_known_is_written_anew_at_once_unless_it_is_large() -> None:
+    for sets, elements, new in [(100, 1, False), (1, 1900, True), (1, 2100, False)]:
+        small = program(gate(many(sets, elements)))
+        assert first_step(small, new) is small
+    for sets, elements, new in [(1000, 1, False), (1, 2100, True)]:
+        large = program(gate(many(sets, elements)))
+        assert first_step(large, new) == closed(large, None)
+
+
+# --- chains in parts -------------------------------------------------------------------------------------
+
+
+class LongWalk:
+    """Random but repeatable: interfaces come, go, pass on to others; their rules are few or many."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        pool = many(1200, 1).ingress or ()
+        self._pool = {length: pool[-length:] for length in (1, 3, 150, 201, 420, 700, 1100)}
+        self._gates: dict[str, GateRequest] = {}
+
+    def programs(self, steps: int) -> Iterator[Program]:
+        """What shall be after each step."""
+        for _ in range(steps):
+            ifname = self._random.choice(["net1", "net2", "net3"])
+            if self._gates and self._random.random() < 0.2:
+                self._gates.pop(ifname, None)
+            else:
+                owner = self._random.choice(["c0ffee", "decade"])
+                rules = Ruleset(self._some(), self._some())
+                self._gates[ifname] = GateRequest(ifname, 7 + int(ifname[-1]), f"{owner} {ifname}", rules)
+            yield make_program(self._gates.values(), lambda _: Members(), True)
+
+    def _some(self) -> tuple[Match, ...] | None:
+        """A few, or many; often with the same end as others, of which the parts are the same."""
+        kind = self._random.random()
+        if kind < 0.25:
+            return None
+        rules = list(self._pool[self._random.choice(list(self._pool))])
+        if kind < 0.6:
+            del rules[self._random.randrange(len(rules))]
+        return tuple(rules)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_long_chains_come_and_go_in_parts(seed: int) -> None:
+    """Each commit writes few rules; each chain is the old one, the new one, or closed."""
+    backend, actual = FakeBackend(), program(gate(FROM_CLIENTS))
+    backend.apply(make_plan(actual, None))
+    for desired in LongWalk(seed).programs(12):
+        both_ends = (actual, desired)
+        for step, plan in way(backend, desired, actual):
+            # One interface at least is changed at a time, with what of both its chains is in no part.
+            in_parts = sum(len(part.rules) for part in plan.new_parts)
+            in_chains = sum(len(write.spec.rules) for write in plan.chains)
+            assert max(in_parts, in_chains) <= 2 * RULES_AT_ONCE
+            assert sum(len(actual.parts[name].rules) for name in plan.stale_parts) <= RULES_AT_ONCE
+            assert all(is_one_of(step, ifname, both_ends) for ifname in step.gates)
+            actual = step
+
+
+def is_one_of(step: Program, ifname: str, ends: tuple[Program, Program]) -> bool:
+    """Whether each of an interface's chains is as it was, as it shall be, or permits nothing."""
+    gate = step.gates[ifname]
+    known = [end.gates[ifname] for end in ends if ifname in end.gates]
+    return all(
+        chain in [other for one in known for other in (one.ingress, one.egress)]
+        or (chain is not None and chain.isolated and not chain.rules and not chain.rest)
+        for chain in (gate.ingress, gate.egress)
+    )
+
+
+def test_the_last_of_many_parts_is_within_what_a_kernel_follows() -> None:
+    made = program(gate(many(4000, 1)))
+    chain = made.gates["net1"].ingress
+    assert len(list(made.parts_of(chain))) <= 10
+    assert [rule.comment for rule in made.rules_of(chain)] == [f"p{n}" for n in range(1, 4001)]
