@@ -177,6 +177,12 @@ class Program(msgspec.Struct, frozen=True):
             yield from chain.rules
             yield from (rule for part in self.parts_of(chain) for rule in part.rules)
 
+    def whole(self, chain: ChainSpec) -> ChainSpec:
+        """A chain in one piece."""
+        if not chain.rest:
+            return chain
+        return msgspec.structs.replace(chain, rules=tuple(self.rules_of(chain)), rest="")
+
     def sets_used(self) -> frozenset[str]:
         """The names of the sets that the gates' rules look up."""
         chains = (gate.chain(direction) for gate in self.gates.values() for direction in Direction)

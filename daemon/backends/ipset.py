@@ -75,13 +75,22 @@ _PLAIN = frozenset(
 
 
 class FoundSet(msgspec.Struct, frozen=True):
-    """A set as the kernel has it. plain: without options that we never set (timeouts and the like)."""
+    """A set as the kernel has it. header: what else it tells, read when it is asked for: sets are many."""
 
     index: int
     type: str
     family: int
-    plain: bool
-    size: int
+    header: bytes
+
+    @property
+    def plain(self) -> bool:
+        """Without options that we never set (timeouts and the like)."""
+        return attributes(self.header).keys() <= _PLAIN
+
+    @property
+    def size(self) -> int:
+        """How many elements it holds."""
+        return _number(attributes(self.header).get(_ELEMENTS, b""))
 
     def like(self, spec: SetSpec) -> bool:
         """Whether it can hold what the spec says, and can be swapped with one that we make."""
@@ -271,13 +280,11 @@ def found_sets(bodies: Iterable[bytes], prefix: str) -> dict[str, FoundSet]:
             continue
         if _INDEX not in of:
             raise DataplaneError("this kernel does not tell the numbers of ipsets: 4.20 and later do")
-        header = attributes(of.get(_DATA, b""))
         found[_text(of[_SETNAME])] = FoundSet(
             index=_number(of[_INDEX]),
             type=_text(of[_TYPENAME]),
             family=_number(of[_FAMILY]),
-            plain=header.keys() <= _PLAIN,
-            size=_number(header.get(_ELEMENTS, b"")),
+            header=of.get(_DATA, b""),
         )
     return found
 

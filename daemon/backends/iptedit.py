@@ -33,14 +33,14 @@ def edit_table(table: Table, family: int, edit: Edits, sets: dict[str, FoundSet]
         for entry in entries:
             table.append(chain, entry)
     for hook in HOOKS:
-        _stand_first(table, hook, compile_line(hook_line(hook), family, sets))
+        _stand_first(table, hook, compile_line(hook_line(hook), family))
     for chain in gone:
         # One that somebody else's rule jumps to stays, empty.
         with contextlib.suppress(TransactionError):
             table.delete(chain)
 
 
-def _same(table: Table, chain: str, entries: list[Entry], ours: set[str]) -> bool:
+def _same(table: Table, chain: str, entries: tuple[Entry, ...], ours: set[str]) -> bool:
     there = table.rules(chain) if chain in ours else None
     return (
         there is not None
@@ -67,7 +67,7 @@ def _remove_all(table: Table, hook: str, jump: Entry, rules: list[FoundRule]) ->
 def clear_table(table: Table, family: int, hooks: tuple[str, ...]) -> None:
     """Take all that is ours out of a table, and our jump out of these hooks."""
     for hook in hooks:
-        jump = compile_line(hook_line(hook), family, {})
+        jump = compile_line(hook_line(hook), family)
         _remove_all(table, hook, jump, table.rules(hook, _RULES_SEARCHED))
     ours = [chain for chain in table.chains() if chain.startswith(PREFIX)]
     for chain in ours:

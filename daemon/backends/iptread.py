@@ -4,8 +4,8 @@ In: a netfilter socket, tables. Out: names, sets, entries, differences in words.
 """
 
 import errno
-from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from collections.abc import Iterator
+from itertools import islice, zip_longest
 
 from daemon.backends import ipset
 from daemon.backends.ipset import Entry as SetEntry
@@ -14,7 +14,8 @@ from daemon.backends.iptentry import Entry, comment_of, compile_line
 from daemon.backends.iptrender import HOOKS, PREFIX, Line, content, hook_line, set_name
 from daemon.backends.nfsocket import NetfilterSocket
 from daemon.backends.xtables import Table
-from daemon.errors import TransactionError
+from daemon.errors import ForeignChangeError, TransactionError
+from daemon.memo import memoize
 from daemon.planner import Program
 
 MOST_COMMENTS = 1000
@@ -40,9 +41,20 @@ def read_comments(table: Table, family: int, chain: str) -> tuple[str, ...]:
     return tuple(comment_of(rule.match, family) for rule in table.rules(chain, MOST_COMMENTS))
 
 
-def compile_lines(lines: Iterable[Line], family: int, sets: dict[str, FoundSet]) -> list[Entry]:
-    """The entries of a chain; every set that they look up is among `sets`."""
-    return [compile_line(line, family, sets) for line in lines]
+def compile_lines(lines: tuple[Line, ...], family: int, sets: dict[str, FoundSet]) -> tuple[Entry, ...]:
+    """The entries of a chain. sets: those that are there. ForeignChangeError: one of the lines' is not."""
+    names = [name for line in lines for name in line.sets]
+    try:
+        return _entries(lines, family, tuple(sets[name].index for name in names))
+    except KeyError as error:
+        raise ForeignChangeError(f"set {error.args[0]} is gone: somebody else has destroyed it") from None
+
+
+@memoize(8 << 20, lambda entries, lines, family, numbers: sum(2 * len(e.raw) for e in entries))
+def _entries(lines: tuple[Line, ...], family: int, numbers: tuple[int, ...]) -> tuple[Entry, ...]:
+    """Remembered: each commit compares the whole table with what it shall be, and most of it stays."""
+    left = iter(numbers)
+    return tuple(compile_line(line, family, tuple(islice(left, len(line.sets)))) for line in lines)
 
 
 def rule_differences(table: Table, family: int, program: Program, sets: dict[str, FoundSet]) -> Iterator[str]:
@@ -55,7 +67,7 @@ def rule_differences(table: Table, family: int, program: Program, sets: dict[str
             yield f"chain {chain} (IPv{family}) is not ours"
     for hook in HOOKS:
         first = table.rules(hook, 1)
-        jump = compile_line(hook_line(hook), family, sets)
+        jump = compile_line(hook_line(hook), family)
         if not first or not first[0].says(jump):
             yield f"our rule is not the first of {hook} (IPv{family})"
     for chain, lines in wanted.items():
@@ -66,7 +78,7 @@ def rule_differences(table: Table, family: int, program: Program, sets: dict[str
             yield from _chain_differences(table, family, chain, compile_lines(lines, family, sets))
 
 
-def _chain_differences(table: Table, family: int, chain: str, wanted: list[Entry]) -> Iterator[str]:
+def _chain_differences(table: Table, family: int, chain: str, wanted: tuple[Entry, ...]) -> Iterator[str]:
     there = table.rules(chain)
     if len(there) != len(wanted):
         yield f"chain {chain} (IPv{family}) has {len(there)} rules instead of {len(wanted)}"

@@ -7,6 +7,7 @@ Each hook's first rule jumps to a chain of ours that dispatches by interface nam
 and direction (by several names, where the interface was given another one since). What is permitted returns
 from there, so that a forwarded packet meets both interfaces and others' rules still count. What is refused
 goes to a chain that only counts and drops: it is left alone when rules change, and so are its counters.
+A long chain stands in one piece, whatever its parts: each commit puts the whole table anyway.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from daemon.backends.shape import (
 )
 from daemon.memo import memoize
 from daemon.model import Direction
-from daemon.planner import ChainKey, ChainSpec, PartSpec, Plan, PortSpec, Program, RuleSpec, SetKind
+from daemon.planner import ChainKey, ChainSpec, Plan, PortSpec, Program, RuleSpec, SetKind
 from daemon.program import chain_name, label
 from daemon.wording import clean
 
@@ -64,8 +65,7 @@ class MatchSpec(msgspec.Struct, frozen=True, cache_hash=True):
 class Line(msgspec.Struct, frozen=True, cache_hash=True):
     """One rule. protocol None: any; interfaces "": any; comment "": none.
 
-    sets: the names of those that it looks up, in the order of its matches. goto: what returns from the target
-    returns from this chain.
+    sets: the names of those that it looks up, in the order of its matches.
     """
 
     target: str
@@ -75,7 +75,6 @@ class Line(msgspec.Struct, frozen=True, cache_hash=True):
     matches: tuple[MatchSpec, ...] = ()
     comment: str = ""
     sets: tuple[str, ...] = ()
-    goto: bool = False
 
 
 Chains = dict[str, tuple[Line, ...]]
@@ -96,11 +95,6 @@ def gate_chain(key: ChainKey) -> str:
 def drop_chain(key: ChainKey) -> str:
     """The chain that counts and drops for it: "MNP-drop-in-net1"."""
     return _DROP_LABEL[key.direction] + label(key.ifname)
-
-
-def part_chain(name: str) -> str:
-    """The chain of a part: "MNP-rules-0123456789ab"."""
-    return PREFIX + name
 
 
 def counted_by(chain: str) -> str | None:
@@ -139,9 +133,8 @@ def content(program: Program, family: int) -> Chains:
             spec = gate.chain(direction)
             if spec is not None:
                 key = ChainKey(gate.ifname, direction)
-                chains[gate_chain(key)] = chain_lines(key, spec, family)
+                chains[gate_chain(key)] = chain_lines(key, program.whole(spec), family)
                 chains[drop_chain(key)] = _drop_lines(gate.owner)
-    chains |= {part_chain(part.name): part_lines(part, family) for part in program.parts.values()}
     return chains
 
 
@@ -152,16 +145,14 @@ def edits(plan: Plan, family: int) -> Edits:
     if made or plan.stale_chains or plan.dispatch_removed or plan.dispatch_added:
         written |= {HOOKS[hook]: tuple(_dispatch(plan.program, hook)) for hook in HOOKS}
     for write in plan.chains:
-        written[gate_chain(write.key)] = chain_lines(write.key, write.spec, family)
+        written[gate_chain(write.key)] = chain_lines(write.key, plan.program.whole(write.spec), family)
         if write.replaced or not write.exists:
             written[drop_chain(write.key)] = _drop_lines(write.owner)
-    written |= {part_chain(part.name): part_lines(part, family) for part in plan.new_parts}
     if plan.track:
         written[TRACKING] = _TRACKING_LINES
     if plan.imprints and family == FAMILIES[0]:
         written[IMPRINTS] = _imprint_lines(plan.imprints)
     gone = [chain(key) for key in plan.stale_chains for chain in (gate_chain, drop_chain)]
-    gone += map(part_chain, plan.stale_parts)
     gone += [TRACKING] if plan.track is False else []
     gone += [IMPRINTS] if plan.imprints == () else []
     return Edits(written, tuple(gone))
@@ -230,19 +221,10 @@ def _chain_lines(key: ChainKey, spec: ChainSpec, family: int) -> Iterator[Line]:
         return
     if family == 6:
         yield from _ESSENTIALS
-    yield from _permits(key, spec.rules, spec.rest, family)
-
-
-@memoize(8 << 20, lambda lines, part, family: _LINE_BYTES * len(lines))
-def part_lines(part: PartSpec, family: int) -> tuple[Line, ...]:
-    """The rules of a part."""
-    return tuple(_permits(ChainKey(part.ifname, part.direction), part.rules, part.rest, family))
-
-
-def _permits(key: ChainKey, rules: tuple[RuleSpec, ...], rest: str, family: int) -> Iterator[Line]:
-    """What is permitted, then the next part; behind the last one all is refused."""
-    yield from (_permit(rule, key.direction) for rule in rules if rule.family in (None, family))
-    yield Line(part_chain(rest), goto=True) if rest else Line(drop_chain(key))
+    for rule in spec.rules:
+        if rule.family in (None, family):
+            yield _permit(rule, key.direction)
+    yield Line(refuse)
 
 
 def _permit(rule: RuleSpec, direction: Direction) -> Line:

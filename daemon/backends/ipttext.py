@@ -55,7 +55,7 @@ def _line(line: Line) -> str:
             parts.append(f"{negated}--{option} {' '.join(value for value in values if value != '!')}")
     if line.comment:
         parts.append(f"-m comment --comment {_quoted(line.comment)}")
-    return " ".join([*parts, f"{'-g' if line.goto else '-j'} {line.target}"])
+    return " ".join([*parts, f"-j {line.target}"])
 
 
 def _quoted(comment: str) -> str:

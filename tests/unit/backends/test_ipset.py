@@ -245,15 +245,16 @@ def header(name: str, kind: str, family: int, *options: int) -> bytes:
 
 def test_headers_read_back() -> None:
     bodies = [header("MNP-a", "hash:ip", 2), header("MNP-b", "hash:net", 10, 6), header("c", "hash:ip", 2)]
-    assert ipset.found_sets([*bodies, attr(1, b"\x07")], "MNP-") == {
-        "MNP-a": FoundSet(258, "hash:ip", 2, plain=True, size=0),
-        "MNP-b": FoundSet(258, "hash:net", 10, plain=False, size=0),
+    found = ipset.found_sets([*bodies, attr(1, b"\x07")], "MNP-")
+    assert {name: (one.index, one.type, one.family, one.plain, one.size) for name, one in found.items()} == {
+        "MNP-a": (258, "hash:ip", 2, True, 0),
+        "MNP-b": (258, "hash:net", 10, False, 0),
     }
 
 
 @pytest.mark.parametrize("kind", list(SetKind))
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_set_is_like_those_of_its_kind_and_family_alone(kind: SetKind, family: int) -> None:
-    own = FoundSet(1, ipset.type_name(kind), {4: 2, 6: 10}[family], plain=True, size=0)
+    own = FoundSet(1, ipset.type_name(kind), {4: 2, 6: 10}[family], header=b"")
     likes = [(k, f) for k in SetKind for f in (4, 6) if own.like(spec(k, f))]
     assert likes == [(kind, family)]
