@@ -16,23 +16,21 @@ import msgspec
 from daemon.errors import NetnsError
 from daemon.linkkinds import Device, comes_back
 from daemon.netlink import (
+    NLM_F_DUMP,
     NLM_F_REQUEST,
+    NLMSG_DONE,
     NLMSG_ERROR,
-    Answer,
-    answers,
     attr,
     attributes,
     error_number,
     pack,
 )
+from daemon.netns import route_answers, route_socket
 
 MOST_BYTES = 1 << 18
 """Of one dump, some 240 links: a pod may have made more, and then not all are looked at (0.1 ms each)."""
 
-_NLM_F_DUMP = 0x300
-_NLMSG_DONE = 3
 _RTM_GETLINK, _RTM_GETQDISC, _RTM_GETTFILTER = 18, 38, 46
-_RECEIVE_BYTES = 1 << 16
 
 _IFNAME, _LINK, _MASTER, _LINKINFO, _EXT_MASK, _LINK_NETNSID, _XDP = 3, 5, 10, 18, 29, 37, 43
 _KIND, _DETAILS, _SLAVE_KIND = 1, 2, 4
@@ -72,9 +70,7 @@ def read(indexes: Iterable[int] = ()) -> Links:
     NetnsError: they can't be read.
     """
     try:
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        ) as route:
+        with route_socket() as route:
             return _read(route, set(indexes))
     except (OSError, struct.error, KeyError) as error:
         raise NetnsError("its links", f"can't be read: {error!r}") from error
@@ -164,13 +160,13 @@ def _index(body: bytes) -> int:
 
 def _dump(route: socket.socket, kind: int, body: bytes) -> tuple[list[bytes], bool]:
     """What the kernel lists, up to MOST_BYTES; whether that was all. A kernel without tc lists nothing."""
-    route.send(pack(kind, NLM_F_REQUEST | _NLM_F_DUMP, kind, body))
+    route.send(pack(kind, NLM_F_REQUEST | NLM_F_DUMP, kind, body))
     bodies: list[bytes] = []
     size = 0
-    for answer in _answers(route):
+    for answer in route_answers(route):
         if answer.sequence != kind:
             continue
-        if answer.type == _NLMSG_DONE:
+        if answer.type == NLMSG_DONE:
             return bodies, True
         if answer.type == NLMSG_ERROR:
             number = error_number(answer)
@@ -182,17 +178,6 @@ def _dump(route: socket.socket, kind: int, body: bytes) -> tuple[list[bytes], bo
         if size > MOST_BYTES:
             break
     return bodies, False
-
-
-def _answers(route: socket.socket) -> Iterator[Answer]:
-    """What the kernel, which is number 0, answers: a privileged pod may send to any socket in its netns.
-
-    Each read lets the kernel write the next part, so nothing is waited for; BlockingIOError: it is not there.
-    """
-    while True:
-        part, (sender, _) = route.recvfrom(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
-        if sender == 0:
-            yield from answers(part)
 
 
 def _text(raw: bytes) -> str:

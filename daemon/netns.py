@@ -286,30 +286,30 @@ def links() -> list[Link]:
     """The interfaces in the current namespace, the first MAX_LINKS of them. NetnsError as link()."""
     found: list[Link] = []
     try:
-        with _route_socket() as route:
+        with route_socket() as route:
             route.send(pack(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 0, bytes(_IFINFO_BYTES)))
-            while len(found) < MAX_LINKS:
-                for reply in _answers(route):
-                    if reply.type == NLMSG_DONE:
-                        return found
-                    if reply.type == NLMSG_ERROR:
-                        raise NetnsError("its links", f"can't be read: {os.strerror(error_number(reply))}")
-                    found.append(_decode_link(reply.body))
+            for reply in route_answers(route):
+                if reply.type == NLMSG_DONE or len(found) == MAX_LINKS:
+                    break
+                if reply.type == NLMSG_ERROR:
+                    raise NetnsError("its links", f"can't be read: {os.strerror(error_number(reply))}")
+                found.append(_decode_link(reply.body))
     except OSError as error:
         raise NetnsError("its links", f"can't be read: {error}") from error
-    return found[:MAX_LINKS]
+    return found
 
 
-def _route_socket() -> socket.socket:
+def route_socket() -> socket.socket:
+    """For what the kernel tells of links and of what is attached to them. OSError."""
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
 
 
 def _read_link(ifindex: int, named: bytes) -> Link | None:
     body = struct.pack("=BxHiII", 0, 0, ifindex, 0, 0) + named
     try:
-        with _route_socket() as route:
+        with route_socket() as route:
             route.send(pack(RTM_GETLINK, NLM_F_REQUEST, 0, body))
-            reply = next(_answers(route))
+            reply = next(route_answers(route))
     except OSError as error:
         raise NetnsError("its links", f"can't be read: {error}") from error
     if reply.type == NLMSG_ERROR:
@@ -320,7 +320,7 @@ def _read_link(ifindex: int, named: bytes) -> Link | None:
     return _decode_link(reply.body)
 
 
-def _answers(route: socket.socket) -> Iterator[Answer]:
+def route_answers(route: socket.socket) -> Iterator[Answer]:
     """What the kernel, which is number 0, answers: a privileged pod may send to any socket in its netns.
 
     Raises BlockingIOError where there is none: it comes before the request's send() returns, and the next
@@ -329,7 +329,7 @@ def _answers(route: socket.socket) -> Iterator[Answer]:
     while True:
         reply, (sender, _) = route.recvfrom(1 << 16, socket.MSG_DONTWAIT)
         if sender == 0:
-            return answers(reply)
+            yield from answers(reply)
 
 
 def _decode_link(body: bytes) -> Link:

@@ -16,7 +16,6 @@ from tests.kube.world import ELSEWHERE, KubeWorld, only
 from tests.lab import Lab, Target, is_blocked, objects
 from tests.lab.apiserver import ADMIN_TOKEN, ApiServer
 from tests.lab.namespaces import inside
-from tests.lab.polling import poll
 from tests.netns.enroll import environment
 
 RUNTIMES = [
@@ -324,16 +323,8 @@ def test_network_status_that_names_another_network_restricts_and_is_told(world: 
     world.api.patch("Pod", world.space, "told", change)
     world.sync()
     assert is_blocked(b.probe(Target("tcp", target.address, 5555))[0])
-    events = poll(
-        lambda: [
-            event
-            for event in world.api.list("Event", world.space)
-            if event["involvedObject"]["name"] == "told" and event["reason"] == "NetworkStatusDiffers"
-        ],
-        bool,
-        15.0,
-    )
-    assert "network-status says that it is" in events[0]["message"]
+    message = world.told("told", "NetworkStatusDiffers")
+    assert "network-status says that it is" in message
     world.stop("told")
     world.delete("told")
 
@@ -346,16 +337,8 @@ def test_what_somebody_changes_in_a_pod_is_told_as_an_event(world: KubeWorld) ->
     with inside(made.pod.netns):
         flush = ["nft", "flush", "chain", "inet", "multi-networkpolicy", "prerouting"]
         subprocess.run(flush, check=True)
-    events = poll(
-        lambda: [
-            event
-            for event in world.api.list("Event", world.space)
-            if event["involvedObject"]["name"] == "tampered" and event["reason"] == "Tampered"
-        ],
-        bool,
-        15.0,
-    )
-    assert "chain prerouting has 0 rules instead of 1" in events[0]["message"]
-    assert "it was restored" in events[0]["message"]
+    message = world.told("tampered", "Tampered")
+    assert "chain prerouting has 0 rules instead of 1" in message
+    assert "it was restored" in message
     world.stop("tampered")
     world.delete("tampered")

@@ -14,6 +14,7 @@ from tests.lab import Attachment, Lab, objects
 from tests.lab.apiserver import ApiServer
 from tests.lab.kubedaemon import NODE, KubeDaemon
 from tests.lab.objects import Object
+from tests.lab.polling import poll
 from tests.netns.lifeworld import PORT, Trio
 
 ELSEWHERE = "elsewhere"
@@ -132,6 +133,16 @@ class KubeWorld(Trio):
     def sync(self) -> None:
         """Wait until all that the server holds is in force."""
         self.daemon.wait_synced(_SYNC_SECONDS)
+
+    def told(self, pod: str, reason: str) -> str:
+        """Wait for an Event about a pod; what it says."""
+
+        def found() -> list[str]:
+            events = self.api.list("Event", self.space)
+            about = [event for event in events if event["involvedObject"]["name"] == pod]
+            return [event["message"] for event in about if event["reason"] == reason]
+
+        return poll(found, bool, 15.0)[0]
 
     def label(self, name: str, **labels: str | None) -> None:
         """Set labels of a pod (None: remove), and wait until that is in force."""
