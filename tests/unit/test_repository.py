@@ -55,6 +55,7 @@ PURE = (
     "daemon.policy",
     "daemon.planner",
     "daemon.program",
+    "daemon.steps",
     "daemon.spelling",
     "daemon.wording",
 )
