@@ -3,6 +3,7 @@
 proves: E5
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,6 +120,46 @@ def test_rules_with_spans_replaced(siege: Siege[World]) -> None:
         for _ in range(12):
             for spec in shapes(siege):
                 enforce(siege, spec)
+
+
+def long(turn: int) -> dict[str, Any]:
+    """300 rules, of which one, ever elsewhere, allows a's UDP: some chains, of both families, in parts."""
+    rules = [{"from": [role(f"nobody-{turn}-{n}")], "ports": [udp(1000 + n)]} for n in range(299)]
+    return {"ingress": [*rules[: 100 * turn], {"from": [role("a")]}, *rules[100 * turn :]]}
+
+
+def parts(siege: Siege[World]) -> int:
+    return siege.world.ruleset(siege.server.pod).count("\tchain rules-")
+
+
+def test_long_chains_replaced(siege: Siege[World], backend: str) -> None:
+    short = shapes(siege)[0]
+    enforce(siege, short)
+    with siege.watched():
+        for _ in range(3):
+            for turn in range(4):
+                enforce(siege, long(turn))
+                assert parts(siege) == (2 if backend == "nftables" else 0)
+            enforce(siege, short)
+            assert parts(siege) == 0
+
+
+def test_killed_while_a_long_chain_comes_or_goes(siege: Siege[World]) -> None:
+    """What is there of a chain that nothing goes to yet harms nobody, and is gone after the next start."""
+    enforce(siege, shapes(siege)[0])
+    delay = 0.0
+    with siege.watched():
+        for turn in range(12):
+            spec = shapes(siege)[0] if turn % 3 == 2 else long(turn % 3)
+            siege.world.daemon.apply(
+                "policy", objects.policy("p0", {**role("server"), **spec}, networks="net1")
+            )
+            # Not waiting for a condition: each kill shall come at another moment.
+            time.sleep(delay := delay + 0.02)
+            siege.world.daemon.kill()
+            siege.world.daemon.start()
+        enforce(siege, shapes(siege)[0])
+    assert parts(siege) == 0
 
 
 def test_policies_added_and_removed(siege: Siege[World]) -> None:
