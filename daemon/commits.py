@@ -17,6 +17,7 @@ from daemon.errors import DataplaneError, ForeignChangeError, OvertakenError
 from daemon.log import get_logger
 from daemon.program import Program
 from daemon.rivals import Rivals
+from daemon.slices import Pausing, ended
 from daemon.standing import Standing
 
 log = get_logger(__name__)
@@ -67,7 +68,7 @@ class Commits:
         with netns.entered(standing.identity.path, standing.identity):
             alike = self._backend.untouched(desired, generation)
             if not (alike and self._backend.exact):
-                found = self._backend.survey(desired)
+                found = ended(self._backend.surveying(desired))
                 if found.difference:
                     # Nobody touched it since: then it is this version that would write it otherwise. Or
                     # another backend did.
@@ -82,7 +83,7 @@ class Commits:
     def confirm(self, standing: Standing) -> bool:
         """Make sure that the kernel holds `actual`. False: it does not, and `actual` is not known now."""
         with netns.entered(standing.identity.path, standing.identity):
-            return self._exactly(standing) or self._compare(standing)
+            return self._exactly(standing) or ended(self._comparing(standing))
 
     def untouched(self, standing: Standing) -> bool:
         """Whether nobody seems to have touched anything since the last commit or comparison; cheap."""
@@ -93,15 +94,28 @@ class Commits:
 
     def compare(self, standing: Standing) -> bool:
         """As confirm, but by reading all in any case."""
-        with netns.entered(standing.identity.path, standing.identity):
-            return self._compare(standing)
+        return ended(self.comparing(standing))
+
+    def comparing(self, standing: Standing) -> Pausing[bool]:
+        """`compare` that pauses. What is programmed meanwhile makes it worthless: True then."""
+        work = self._comparing(standing)
+        try:
+            while True:
+                with netns.entered(standing.identity.path, standing.identity):
+                    try:
+                        next(work)
+                    except StopIteration as end:
+                        return bool(end.value)
+                yield
+        finally:
+            work.close()
 
     def verify(self, standing: Standing) -> str:
         """What in the kernel differs from `actual`, which is known; "": nothing. Changes nothing at all."""
         with netns.entered(standing.identity.path, standing.identity):
             found = []
             if standing.actual is not None and not self._exactly(standing):
-                found = [self._backend.survey(standing.actual).difference]
+                found = [ended(self._backend.surveying(standing.actual)).difference]
             return "; ".join(text for text in [*found, *self._rivals.told()] if text)
 
     def evict_rivals(self, standing: Standing, own: Set[str]) -> None:
@@ -145,16 +159,21 @@ class Commits:
         actual, mark = standing.actual, standing.generation
         return actual is not None and self._backend.exact and self._backend.untouched(actual, mark)
 
-    def _compare(self, standing: Standing) -> bool:
-        if standing.actual is None:
+    def _comparing(self, standing: Standing) -> Pausing[bool]:
+        actual, generation = standing.actual, standing.generation
+        if actual is None:
             return False
         try:
-            mark, difference = self._backend.survey(standing.actual)
+            mark, difference = yield from self._backend.surveying(actual)
         except DataplaneError as error:
+            if standing.actual is not actual:
+                return True
             # Changed during each try to read it, or more than is read: then it is written anew.
             log.warning("not-compared", extra={"netns": standing.identity.path, "error": str(error)})
             standing.actual = None
             return False
+        if standing.actual is not actual or standing.generation != generation:
+            return True
         if difference:
             self._found(standing, difference)
             standing.actual = None

@@ -27,6 +27,7 @@ from daemon.netns import NetnsIdentity
 from daemon.program import Program, closed
 from daemon.reaching import Closing, Reaching
 from daemon.rivals import Rivals
+from daemon.slices import Pausing
 from daemon.standing import Standing, State
 from daemon.steps import first_step, next_step
 from daemon.store import Store
@@ -251,9 +252,9 @@ class Reconciler:
         """Whether nobody seems to have changed what was applied; cheap. DataplaneError, NetnsError."""
         return self._commits.untouched(sandbox)
 
-    def compare(self, sandbox: Sandbox) -> bool:
+    def comparing(self, sandbox: Sandbox) -> Pausing[bool]:
         """Read what was applied back. False: it is to be restored, see repair(). NetnsError."""
-        return self._commits.compare(sandbox)
+        return self._commits.comparing(sandbox)
 
     def repair(self, sandbox: Sandbox) -> None:
         """Write all anew what somebody has changed, whatever else it waits for."""

@@ -17,6 +17,7 @@ from daemon.backends.base import Backend
 from daemon.errors import DataplaneError, NetnsError
 from daemon.log import get_logger
 from daemon.reconcile import Reconciler, Sandbox
+from daemon.slices import Pausing
 
 log = get_logger(__name__)
 
@@ -24,12 +25,15 @@ LOOK_SECONDS = 1.0
 """Between two looks at a namespace, where they cost as little as they should."""
 TICK_SECONDS = 0.05
 SLICE_SECONDS = 0.005
-"""Of each tick; a comparison that has begun is ended."""
+"""Of each tick."""
+MOST_SECONDS = 0.02
+"""The same where a comparison has begun, which then goes on with the next tick."""
 COMPARE_SHARE = 0.05
 """Of a core, for comparisons and repairs where somebody has committed."""
 _LOOKS, _READINGS = 0.7, 0.3
 """How looks, and reading back though nothing seems touched, share what the backend may take."""
 _FAILED_SECONDS = 60.0
+_DONE = object()
 
 
 class Watch:
@@ -48,6 +52,8 @@ class Watch:
         self._spent = spent
         self._busy: set[int] = set()
         self._next = 0.0
+        self._going_on: tuple[Sandbox, Pausing[None]] | None = None
+        self._cost = self._resumed = 0.0  # of the look that goes on; when it was gone on with
 
     def next_due(self) -> float | None:
         """When to call step() next, on the clock; None: there is nothing to look at."""
@@ -58,17 +64,42 @@ class Watch:
         now = self._clock()
         if now < self._next:
             return
+        if self._go_on(now):
+            self._look_at_some(now)
+        self._next = self._clock() + TICK_SECONDS
+
+    def _look_at_some(self, now: float) -> None:
         everyone = self._reconciler.sandboxes
         due = [s for s in everyone.values() if s.tampering.look_at <= now and _is_known(s)]
         due.sort(key=lambda sandbox: sandbox.tampering.look_at)
         self._busy &= everyone.keys()
         for sandbox in due:
-            self._look(sandbox)
-            if self._clock() >= now + SLICE_SECONDS:
+            self._going_on, self._cost = (sandbox, self._look(sandbox)), 0.0
+            if not self._go_on(now) or self._clock() >= now + SLICE_SECONDS:
                 break
-        self._next = self._clock() + TICK_SECONDS
 
-    def _look(self, sandbox: Sandbox) -> None:
+    def _go_on(self, now: float) -> bool:
+        """Go on with the look that was begun; whether there is none now."""
+        while self._going_on is not None:
+            sandbox, work = self._going_on
+            if self._reconciler.sandboxes.get(sandbox.identity.token) is not sandbox:
+                work.close()
+                self._going_on = None
+                break
+            self._resumed = self._spent()
+            if next(work, _DONE) is _DONE:
+                self._going_on = None
+                break
+            self._cost += self._spent() - self._resumed
+            if self._clock() >= now + MOST_SECONDS:
+                return False
+        return True
+
+    def _spent_on_it(self) -> float:
+        """What the look that goes on has cost so far."""
+        return self._cost + self._spent() - self._resumed
+
+    def _look(self, sandbox: Sandbox) -> Pausing[None]:
         now, tampering = self._clock(), sandbox.tampering
         if (pause := tampering.wait(now)) > 0.0:
             tampering.look_at = now + pause
@@ -76,33 +107,30 @@ class Watch:
         if not tampering.read_at:
             tampering.read_at = now + self._backend.survey_seconds * random.uniform(0.1, 1.0)  # noqa: S311
         tampering.look_at = now + LOOK_SECONDS
-        begun = self._spent()
         try:
-            self._examine(sandbox, now, begun)
+            yield from self._examine(sandbox, now)
         except NetnsError:
             pass  # the sweep finds out what became of it
         except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
             log.error("watch-failed", extra={"netns": sandbox.identity.path, "error": repr(error)})
             tampering.look_at = now + _FAILED_SECONDS
 
-    def _examine(self, sandbox: Sandbox, now: float, begun: float) -> None:
+    def _examine(self, sandbox: Sandbox, now: float) -> Pausing[None]:
         tampering, token = sandbox.tampering, sandbox.identity.token
         everyone, share = len(self._reconciler.sandboxes), self._backend.watch_share
         if now >= tampering.read_at:
-            self._compare(sandbox)
-            cost = self._spent() - begun
-            pause = max(self._backend.survey_seconds, cost * everyone / (share * _READINGS))
-            tampering.read_at = now + pause
+            yield from self._compare(sandbox)
+            pause = self._spent_on_it() * everyone / (share * _READINGS)
+            tampering.read_at = now + max(self._backend.survey_seconds, pause)
         elif self._untouched(sandbox):
             self._busy.discard(token)
             self._calm(sandbox)
-            cost = self._spent() - begun
-            tampering.look_at = now + max(LOOK_SECONDS, cost * everyone / (share * _LOOKS))
+            tampering.look_at = now + max(LOOK_SECONDS, self._spent_on_it() * everyone / (share * _LOOKS))
         else:
             self._busy.add(token)
-            self._compare(sandbox)
-            cost = self._spent() - begun
-            tampering.look_at = now + max(LOOK_SECONDS, cost * len(self._busy) / COMPARE_SHARE)
+            yield from self._compare(sandbox)
+            pause = self._spent_on_it() * len(self._busy) / COMPARE_SHARE
+            tampering.look_at = now + max(LOOK_SECONDS, pause)
 
     def _untouched(self, sandbox: Sandbox) -> bool:
         try:
@@ -110,9 +138,9 @@ class Watch:
         except DataplaneError:
             return False
 
-    def _compare(self, sandbox: Sandbox) -> None:
+    def _compare(self, sandbox: Sandbox) -> Pausing[None]:
         """Read all back; where something of ours is changed, write it anew."""
-        if self._reconciler.compare(sandbox):
+        if (yield from self._reconciler.comparing(sandbox)):
             self._calm(sandbox)
             return
         sandbox.tampering.spend(self._clock())

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from daemon.planner import Plan, Program
 from daemon.program import Seal
+from daemon.slices import Pausing
 
 
 class Survey(NamedTuple):
@@ -68,8 +69,11 @@ class Backend(Protocol):
         False: perhaps not; survey tells. True: nobody has touched it (see `exact`).
         """
 
-    def survey(self, program: Program) -> Survey:
-        """Read everything of ours back and compare it with `program`."""
+    def surveying(self, program: Program) -> Pausing[Survey]:
+        """Read everything of ours back and compare it with `program`.
+
+        Begun in the netns; it may be gone on with from anywhere, and holds the netns until it is closed.
+        """
 
     def generation(self) -> int:
         """A number that rises with every commit, whoever's; 0 where the packet filter has none.

@@ -27,6 +27,7 @@ from daemon.planner import (
     dispatches,
 )
 from daemon.program import Seal, chain_name
+from daemon.slices import Pausing
 
 
 @dataclass(slots=True)
@@ -98,9 +99,11 @@ class FakeBackend:
         """Whether the mark is the generation."""
         return bool(mark) and self.generation() == mark
 
-    def survey(self, program: Program) -> Survey:
+    def surveying(self, program: Program) -> Pausing[Survey]:
         """The generation, then what differs."""
-        return Survey(self.generation(), self.differences(program))
+        generation = self.generation()
+        yield
+        return Survey(generation, self.differences(program))
 
     def generation(self) -> int:
         """Rises with each apply that changes something; a test raises it to play a foreign commit."""

@@ -188,9 +188,24 @@ def _entries(elements: Elements, kind: SetKind, family: int) -> frozenset[Entry]
     return frozenset(entry for span in spans for entry in _prefixes(span, bits))
 
 
-def size(some: Iterable[Entry]) -> int:
-    """How many elements the kernel counts: of ports each one."""
-    return sum(1 if address else last - first + 1 for address, first, last in some)
+@per_object
+def size(elements: Elements, kind: SetKind, family: int) -> int:
+    """How many elements the kernel counts: of ports each one, of spans the prefixes."""
+    if kind is SetKind.PORTS:
+        return sum(last - first + 1 for first, last in union(cast("frozenset[Span]", elements)))
+    if kind is SetKind.SPANS:
+        return sum(_prefix_count(span, _BITS[family]) for span in cast("frozenset[Span]", elements))
+    return len(elements)
+
+
+def _prefix_count(span: Span, bits: int) -> int:
+    """How many `_prefixes` make up a span: one a bit set on the way to where its ends part, and on."""
+    first, after = span[0], span[1] + 1
+    if after - first > 1 << bits - 1:
+        return sum(1 for _ in _prefixes(span, bits))
+    top = (first ^ after).bit_length() - 1
+    middle = after >> top << top
+    return (middle - first).bit_count() + (after - middle).bit_count()
 
 
 def _prefixes(span: Span, bits: int) -> Iterator[Entry]:
@@ -289,13 +304,42 @@ def found_sets(bodies: Iterable[bytes], prefix: str) -> dict[str, FoundSet]:
     return found
 
 
+def listed(elements: Elements, kind: SetKind, family: int) -> Iterator[bytes]:
+    """Elements as a listing has them (`raw_entries`)."""
+    if kind is SetKind.PORTS:
+        for first, last in union(cast("frozenset[Span]", elements)):
+            yield from (_listed_port(port) for port in range(first, last + 1))
+        return
+    for address, second, third in entries(elements, kind, family):
+        found = _listed_address(address)
+        if kind is SetKind.SPANS:
+            found += attr(_CIDR, bytes([second]))
+        elif kind is SetKind.ENDPOINTS:
+            found += _listed_port(third) + attr(_PROTO, bytes([second]))
+        yield found
+
+
+def _listed_address(packed: Address) -> bytes:
+    return nest(_IP, attr(1 if len(packed) == 4 else 2, packed))
+
+
+def _listed_port(port: int) -> bytes:
+    return attr(_PORT | _NETWORK_ORDER, port.to_bytes(2, "big"))
+
+
+def raw_entries(body: bytes) -> list[bytes]:
+    """The entries in a part of a set's listing, as bytes."""
+    return [entry for _, entry in attribute_list(attributes(body).get(_ADT, b""))]
+
+
+def decoded(entry: bytes) -> Entry | None:
+    """What an entry of a listing says, however it is put; None: it is none of ours (a `nomatch`, say)."""
+    return _found_entry(attributes(entry))
+
+
 def found_entries(bodies: Iterable[bytes]) -> frozenset[Entry | None]:
     """What a set holds, by its listing; None among it: an entry that is none of ours (a `nomatch`, say)."""
-    found = {
-        _found_entry(attributes(entry))
-        for body in bodies
-        for _, entry in attribute_list(attributes(body).get(_ADT, b""))
-    }
+    found = {decoded(entry) for body in bodies for entry in raw_entries(body)}
     # Ports are listed one by one.
     ports = {entry for entry in found if entry is not None and not entry[0]}
     spans = union((first, last) for _, first, last in ports)

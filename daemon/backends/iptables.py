@@ -46,6 +46,7 @@ from daemon.log import get_logger
 from daemon.model import Direction
 from daemon.planner import Plan, Program, make_plan
 from daemon.program import Seal, closed
+from daemon.slices import Pausing, ended
 
 log = get_logger(__name__)
 
@@ -108,10 +109,10 @@ class IptablesBackend:
         with NetfilterSocket(self._reaper, self._connect) as sock:
             return sets_alike(program, read_sets(sock))
 
-    def survey(self, program: Program) -> Survey:
+    def surveying(self, program: Program) -> Pausing[Survey]:
         """The tables' outlines, then what differs."""
         mark = _mark(map(outline, FAMILIES))
-        return Survey(mark, self.differences(program))
+        return Survey(mark, (yield from self._comparing(program)))
 
     def generation(self) -> int:
         """0: legacy tables have none."""
@@ -133,12 +134,19 @@ class IptablesBackend:
 
     def differences(self, program: Program) -> str:
         """The first few things of ours that are not as `program` says; others' chains do not count."""
-        with self._working() as sock:
+        return ended(self._comparing(program))
+
+    def _comparing(self, program: Program) -> Pausing[str]:
+        with NetfilterSocket(self._reaper, self._connect) as sock:
             sets = read_sets(sock)
-            said = list(set_differences(sock, program, sets))
-            for family in FAMILIES:
-                with self._tables.opened(family) as table:
-                    said += rule_differences(table, family, program, sets)
+            said: list[str] = []
+            # The tables first, and at once: they can be read from within the netns alone.
+            with one_thread():
+                for family in FAMILIES:
+                    with self._tables.opened(family) as table:
+                        said += rule_differences(table, family, program, sets)
+            yield
+            said += yield from set_differences(sock, program, sets)
         return shown(said)
 
     def counters(self) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ In: a netfilter socket, tables. Out: names, sets, entries, differences in words.
 import errno
 from collections.abc import Iterator
 from itertools import islice, zip_longest
+from typing import cast
 
 from daemon.backends import ipset
 from daemon.backends.ipset import Entry as SetEntry
@@ -16,9 +17,11 @@ from daemon.backends.nfsocket import NetfilterSocket
 from daemon.backends.xtables import Table
 from daemon.errors import ForeignChangeError, TransactionError
 from daemon.memo import memoize
-from daemon.planner import Program
+from daemon.planner import Elements, Program, SetSpec
+from daemon.slices import Pausing
 
 MOST_COMMENTS = 1000
+_ELEMENTS_AT_ONCE = 5000
 
 
 def read_sets(sock: NetfilterSocket) -> dict[str, FoundSet]:
@@ -93,27 +96,46 @@ def sets_alike(program: Program, sets: dict[str, FoundSet]) -> bool:
         (header := sets.get(set_name(spec.name))) is not None
         and header.like(spec)
         and header.plain
-        and header.size == ipset.size(ipset.entries(spec.elements, spec.kind, spec.family))
+        and header.size == ipset.size(spec.elements, spec.kind, spec.family)
         for spec in program.sets.values()
     )
 
 
-def set_differences(sock: NetfilterSocket, program: Program, sets: dict[str, FoundSet]) -> Iterator[str]:
+def set_differences(sock: NetfilterSocket, program: Program, sets: dict[str, FoundSet]) -> Pausing[list[str]]:
     """What in our sets is not as the program says."""
     wanted = {set_name(spec.name): spec for spec in program.sets.values()}
-    yield from (f"set {name} is not ours" for name in sorted(sets.keys() - wanted.keys()))
+    said = [f"set {name} is not ours" for name in sorted(sets.keys() - wanted.keys())]
     for name, spec in wanted.items():
         header = sets.get(name)
         if header is None:
-            yield f"set {name} is missing"
+            said.append(f"set {name} is missing")
         elif not header.like(spec) or not header.plain:
-            yield f"set {name} is another one"
+            said.append(f"set {name} is another one")
+        elif header.size != (size := ipset.size(spec.elements, spec.kind, spec.family)):
+            said.append(f"set {name} has {header.size} elements instead of {size}")
         else:
-            expected = ipset.entries(spec.elements, spec.kind, spec.family)
-            if header.size != (size := ipset.size(expected)):
-                yield f"set {name} has {header.size} elements instead of {size}"
-                continue
-            actual = read_entries(sock, name)
-            if actual != expected:
-                missing, more = len(expected - actual), len(actual - expected)
-                yield f"set {name}: {missing} elements missing, {more} too many"
+            missing, more = yield from _unlike_entries(sock, name, spec)
+            if missing or more:
+                said.append(f"set {name}: {missing} elements missing, {more} too many")
+    return said
+
+
+def _unlike_entries(sock: NetfilterSocket, name: str, spec: SetSpec) -> Pausing[tuple[int, int]]:
+    """How many entries are missing, and how many too many: by their bytes, of which few need be decoded."""
+    expected: set[bytes] = set()
+    left = iter(spec.elements)
+    while some := cast("Elements", frozenset(islice(left, _ELEMENTS_AT_ONCE))):
+        expected.update(ipset.listed(some, spec.kind, spec.family))
+        yield
+    try:
+        bodies = yield from sock.dumping(ipset.list_entries(name))
+    except TransactionError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        bodies = []
+    actual: set[bytes] = set()
+    for body in bodies:
+        actual.update(ipset.raw_entries(body))
+        yield
+    missing, more = ({ipset.decoded(one) for one in some} for some in (expected - actual, actual - expected))
+    return len(missing - more), len(more - missing)

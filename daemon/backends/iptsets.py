@@ -32,7 +32,7 @@ def prepare(
         return frozenset()
     entries = ipset.entries(spec.elements, spec.kind, spec.family)
     # Of one with far more than was ever ours nothing is believed, nor read.
-    few = found.size <= _MOST_STALE + 2 * ipset.size(entries)
+    few = found.size <= _MOST_STALE + 2 * ipset.size(spec.elements, spec.kind, spec.family)
     there = read_entries(sock, name) if few else frozenset()
     if found.plain and there == entries:
         return frozenset()

@@ -27,6 +27,7 @@ from daemon.backends.nfnetlink import (
 )
 from daemon.errors import DataplaneError, OversizeError, TransactionError
 from daemon.netlink import NLM_F_REQUEST, NLMSG_ERROR, Answer, answers, attribute_list, attributes, pack
+from daemon.slices import Pausing, ended
 
 DEADLINE_SECONDS = 2.0
 """The kernel answers a batch before send() returns; anything near this is a kernel that does not work."""
@@ -161,30 +162,35 @@ class NetfilterSocket:
 
         OversizeError: they are more than `most` bytes.
         """
+        return ended(self.dumping(message, most))
+
+    def dumping(self, message: Message, most: int = MAX_DUMP_BYTES) -> Pausing[list[bytes]]:
+        """`dump` that pauses behind each piece: the kernel takes up to 10 ms for one of a large set."""
         for _ in range(_DUMP_TRIES):
-            found = self._dump(message, min(most, MAX_DUMP_BYTES))
+            found = yield from self._dump(message, min(most, MAX_DUMP_BYTES))
             if found is not None:
                 return found
         raise DataplaneError(f"{message.subject}: changed during each of {_DUMP_TRIES} dumps")
 
-    def _dump(self, message: Message, most: int) -> list[bytes] | None:
+    def _dump(self, message: Message, most: int) -> Pausing[list[bytes] | None]:
         self._sequence += 1
         self._send(pack(message.type, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, message.body))
         bodies: list[bytes] = []
         size, whole = 0, True
-        for answer in self._receive(time.monotonic() + DEADLINE_SECONDS):
-            whole = whole and not answer.flags & NLM_F_DUMP_INTR
-            if answer.type == _NLMSG_DONE:
-                return bodies if whole else None
-            self._raise(message, answer)
-            bodies.append(answer.body[4:])
-            size += len(answer.body)
-            if size > most:
-                # A dump that is not read to its end is in the way of the next one.
-                self._reaper.take(self._sock)
-                self._sock = self._open()
-                raise OversizeError(f"{message.subject}: more than {most} bytes in this netns")
-        raise DataplaneError(f"{message.subject}: the dump did not end")
+        while True:
+            for answer in self._receive_one(time.monotonic() + DEADLINE_SECONDS):
+                whole = whole and not answer.flags & NLM_F_DUMP_INTR
+                if answer.type == _NLMSG_DONE:
+                    return bodies if whole else None
+                self._raise(message, answer)
+                bodies.append(answer.body[4:])
+                size += len(answer.body)
+                if size > most:
+                    # A dump that is not read to its end is in the way of the next one.
+                    self._reaper.take(self._sock)
+                    self._sock = self._open()
+                    raise OversizeError(f"{message.subject}: more than {most} bytes in this netns")
+            yield
 
     def _raise(self, message: Message, answer: Answer) -> None:
         refused = refusal(answer) if answer.type == NLMSG_ERROR else None
@@ -218,6 +224,11 @@ class NetfilterSocket:
 
     def _receive(self, deadline: float) -> Iterator[Answer]:
         while True:
+            yield from self._receive_one(deadline)
+
+    def _receive_one(self, deadline: float) -> Iterator[Answer]:
+        """What the kernel sends at once. DataplaneError: nothing until the deadline."""
+        while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise DataplaneError(f"netfilter did not answer within {DEADLINE_SECONDS:g} s")
@@ -233,6 +244,7 @@ class NetfilterSocket:
             # A privileged pod may send to any socket in its netns; the kernel is number 0.
             if sender == 0:
                 yield from answers(buffer)
+                return
 
     def _wait(self, seconds: float) -> None:
         # Not select(): a daemon with many clients has descriptors beyond what that takes.

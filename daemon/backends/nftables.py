@@ -11,6 +11,7 @@ from daemon import netns
 from daemon.backends import nftmessages, nftread, nfttext, sealing
 from daemon.backends.base import Survey
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
+from daemon.backends.nftcompare import differences
 from daemon.backends.nftread import read, read_counters, read_generation
 from daemon.backends.nftrender import DROP_PREFIX, HOOKS, IMPRINTS, TRACKING, Found, former_hooks, render
 from daemon.backends.shape import FORMER_DISPATCHES, REHEARSAL
@@ -23,6 +24,7 @@ from daemon.errors import (
 )
 from daemon.planner import Plan, Program, in_commits, make_plan
 from daemon.program import PART_PREFIX, Seal
+from daemon.slices import Pausing, ended
 
 _RESET_TRIES = 5
 _NO_SUBSYSTEM = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -144,16 +146,16 @@ class NftablesBackend:
         """Whether nobody has committed since the mark, which is a generation."""
         return bool(mark) and self.generation() == mark
 
-    def survey(self, program: Program) -> Survey:
+    def surveying(self, program: Program) -> Pausing[Survey]:
         """The generation, then what differs: whoever commits meanwhile or later makes another generation."""
         with self._open() as sock:
             generation = read_generation(sock)
-            return Survey(generation, nftread.differences(sock, program))
+            return Survey(generation, (yield from differences(sock, program)))
 
     def differences(self, program: Program) -> str:
         """The first few things of ours that are not as `program` says; foreign tables do not count."""
         with self._open() as sock:
-            return nftread.differences(sock, program)
+            return ended(differences(sock, program))
 
     def gates(self) -> frozenset[str]:
         """Chains of attachments: all but base chains, parts, the one for tracking and the imprints'."""

@@ -208,7 +208,7 @@ def anonymous_icmpv6_types(types: Iterable[bytes], set_id: int) -> list[Message]
 @per_object
 def elements(members: Elements, name: str, kind: SetKind, family: int, delete: bool) -> tuple[Message, ...]:
     """Add or delete elements of a named set. The same change in 250 netns is encoded once."""
-    encoded = _encode(kind, family, members)
+    encoded = encode(kind, family, members)
     to = _IN_TABLE + attr(2, string(name))
     if delete:
         subject = f"delete elements from set {name}"
@@ -219,7 +219,8 @@ def elements(members: Elements, name: str, kind: SetKind, family: int, delete: b
     )
 
 
-def _encode(kind: SetKind, family: int, members: Elements) -> list[bytes]:
+def encode(kind: SetKind, family: int, members: Elements) -> list[bytes]:
+    """Elements as they are sent; one of an interval set is two."""
     # Sorted, so that a batch is the same bytes in every process.
     if kind is SetKind.SPANS or kind is SetKind.PORTS:
         length = _PORT_BYTES if kind is SetKind.PORTS else ADDRESS_BYTES[family]

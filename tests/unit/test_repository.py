@@ -56,6 +56,7 @@ PURE = (
     "daemon.planner",
     "daemon.program",
     "daemon.steps",
+    "daemon.slices",
     "daemon.spelling",
     "daemon.wording",
 )

@@ -15,6 +15,7 @@ from daemon.model import CommonRules
 from daemon.netns import NetnsIdentity
 from daemon.planner import Plan, Program
 from daemon.reconcile import Attachment, Reconciler, Sandbox
+from daemon.slices import Pausing
 from daemon.standing import REPAIR_SECONDS, REPAIRS, TOLD_SECONDS, State, Tampering
 from daemon.store import Store
 from daemon.tamper import COMPARE_SHARE, LOOK_SECONDS, SLICE_SECONDS, TICK_SECONDS, Watch
@@ -32,6 +33,8 @@ class Kernel(FakeBackend):
         self.unreadable = False
         self.wall = 0.0
         self.surveys: list[str] = []
+        self.pieces = 1
+        self.broken_off = 0
 
     def _pay(self) -> None:
         self.clock.spent += self.price.get(self.netns, 0.0)
@@ -42,12 +45,19 @@ class Kernel(FakeBackend):
         self.asked[self.netns] += 1
         return super().untouched(program, mark)
 
-    def survey(self, program: Program) -> Survey:
-        self._pay()
+    def surveying(self, program: Program) -> Pausing[Survey]:
+        mark, said = self.generation(), self.spoiled.get(self.netns, "")
         self.surveys.append(self.netns)
+        try:
+            for _ in range(self.pieces):
+                self._pay()
+                yield
+        except GeneratorExit:
+            self.broken_off += 1
+            raise
         if self.unreadable:
             raise DataplaneError("changed during each of 5 dumps")
-        return Survey(self.generation(), self.spoiled.get(self.netns, ""))
+        return Survey(mark, said)
 
     def apply(self, plan: Plan, since: int = 0) -> int:
         mark = super().apply(plan, since)
@@ -145,6 +155,50 @@ def test_a_commit_that_leaves_ours_alone_costs_one_comparison(node: Node) -> Non
     assert node.kernel.surveys == ["one"]
     assert (len(node.kernel.plans), node.reconciler.tampered_total) == (plans, 0)
     assert one.generation == node.kernel.generations["one"]
+
+
+def test_a_long_comparison_lets_others_have_their_turns(node: Node) -> None:
+    """20 ms a tick, whatever a namespace holds."""
+    one = node.sandbox("one")
+    node.kernel.pieces, node.kernel.wall = 50, 0.015
+    node.kernel.commit("one", "set pods4-a: 1 elements missing, 0 too many")
+    took = []
+    while not node.reconciler.tampered_total:
+        begun = node.clock.now
+        node.watch.step()
+        took.append(node.clock.now - begun)
+        node.clock.now += 0.05
+    assert max(took) <= 0.035
+    assert len(took) >= 25
+    assert node.kernel.plans[-1].reset
+    assert one.generation == node.kernel.generations["one"]
+
+
+def test_what_is_programmed_meanwhile_makes_a_comparison_worthless(node: Node) -> None:
+    """What was read is neither the old program nor the new one; the next look tells."""
+    one = node.sandbox("one")
+    node.kernel.pieces, node.kernel.wall = 50, 0.015
+    node.kernel.commit("one", "set pods4-a: 1 elements missing, 0 too many")
+    node.pass_time(0.5)
+    assert node.kernel.surveys == ["one"]
+    one.actual = None
+    node.reconciler.repair(one)
+    plans = len(node.kernel.plans)
+    node.pass_time(3.0)
+    assert (len(node.kernel.plans), node.reconciler.tampered_total) == (plans, 0)
+
+
+def test_a_comparison_ends_with_its_namespace(node: Node) -> None:
+    one = node.sandbox("one")
+    node.kernel.pieces, node.kernel.wall = 50, 0.015
+    node.kernel.commit("one")
+    node.pass_time(0.5)
+    node.reconciler.forget(one)
+    two = node.sandbox("two")
+    node.kernel.commit("two", "gone")
+    node.pass_time(3.0)
+    assert node.kernel.broken_off == 1
+    assert two.tampering.times == 1
 
 
 def test_what_was_changed_is_written_anew_counted_and_told(node: Node) -> None:

@@ -1,5 +1,7 @@
 """ipset's messages byte for byte, spans as prefixes, and listings read back."""
 
+import itertools
+import random
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_network, summarize_address_range
 from typing import Any
@@ -258,3 +260,23 @@ def test_a_set_is_like_those_of_its_kind_and_family_alone(kind: SetKind, family:
     own = FoundSet(1, ipset.type_name(kind), {4: 2, 6: 10}[family], header=b"")
     likes = [(k, f) for k in SetKind for f in (4, 6) if own.like(spec(k, f))]
     assert likes == [(kind, family)]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_how_many_entries_a_set_has_is_known_without_making_them(family: int) -> None:
+    dice, last = random.Random(family), 2 ** (32 if family == 4 else 128) - 1
+    edges = [
+        0,
+        1,
+        127,
+        128,
+        last // 2,
+        last // 2 + 1,
+        last - 1,
+        last,
+        *(dice.randint(0, last) for _ in range(200)),
+    ]
+    for first, second in itertools.product(edges, repeat=2):
+        spans = frozenset({(min(first, second), max(first, second))})
+        made = ipset.entries(spans, SetKind.SPANS, family)
+        assert ipset.size(spans, SetKind.SPANS, family) == len(made), spans
