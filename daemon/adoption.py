@@ -100,6 +100,9 @@ class Adoption:
         except NetnsError:
             # No network namespace, or none any more, or the host's.
             return []
+        except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
+            log.error("search-failed", extra={"netns": path, "error": repr(error)})
+            return []
         return [self._registry.adopt(record, held=True) for record in found]
 
     def adopt_beside(self, sandbox: Sandbox) -> list[Attachment]:
@@ -158,6 +161,7 @@ class Adoption:
             device=place.device,
             inode=place.inode,
             cookie=place.cookie,
+            directory=place.directory,
             ifindex=0 if link is None else link.ifindex,
             mac="" if link is None else link.mac,
             addresses=(),

@@ -11,7 +11,8 @@ import contextlib
 import errno
 import os
 import re
-from hashlib import sha256
+import stat
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import msgspec
@@ -36,7 +37,7 @@ _MOST_TEXT = 4096
 class Record(msgspec.Struct, frozen=True, rename="camel"):
     """What is known of one attachment.
 
-    netns, device, inode, cookie: the namespace's path and identity (cookie None: the kernel has none).
+    netns, device, inode, cookie, directory: the namespace's path and identity (netns.NetnsIdentity).
     ifindex 0: a guard, whose device does not exist yet, or not known any more. permanent, lower: of its link
     at ADD (see netns.Link); seen_name, seen_mac: what it was given since, "": nothing. addresses: those of
     ADD's result.
@@ -84,6 +85,7 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     generation: int = 0
     candidates: tuple[Network, ...] = ()
     chosen: Network = ""
+    directory: tuple[int, int] | None = None
 
     @property
     def known(self) -> Candidates:
@@ -149,7 +151,8 @@ class RecordStore:
             empty = "empty, so its ADD neither programmed nor answered"
             notes.append((path.name, f"dropped: {empty if record is None else 'of another boot'}"))
         for leftover in self._directory.glob("*.tmp"):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
         return Loaded(tuple(records), tuple(notes))
 
     def save(self, record: Record) -> None:
@@ -160,6 +163,7 @@ class RecordStore:
         except UnicodeEncodeError:
             # A pod may give its links names that are no text; ADD's own is checked.
             encoded = msgspec.json.encode(msgspec.structs.replace(record, seen_name=""))
+        encoded = b"\n".join((encoded, _sum(encoded)))
         if not _write_in_place(path, encoded):
             _replace(path, encoded)
         self._settle(path)
@@ -256,13 +260,25 @@ def _write_in_place(path: Path, encoded: bytes) -> bool:
     """
     if len(encoded) > PAGE_BYTES:
         return False
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        there = os.fstat(descriptor).st_size
-        if there > PAGE_BYTES:
+        # Somebody may have put something else there: a pipe would be waited at, a link followed.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             return False
-        if os.pwrite(descriptor, encoded.ljust(there), 0) < max(len(encoded), there):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if status.st_size > PAGE_BYTES or not stat.S_ISREG(status.st_mode):
+            return False
+        try:
+            if os.pwrite(descriptor, encoded.ljust(status.st_size), 0) < max(len(encoded), status.st_size):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            if not status.st_size:
+                path.unlink(missing_ok=True)
+            raise
         return True
     finally:
         os.close(descriptor)
@@ -286,11 +302,18 @@ def _decode(path: Path) -> Record | None:
         return None
     if size > MAX_RECORD_BYTES:
         raise ValueError(f"larger than {MAX_RECORD_BYTES} bytes")
-    raw = path.read_bytes()
+    raw, _, summed = path.read_bytes().partition(b"\n")
+    # Versions before this wrote none. Damage that makes sense would move an attachment to another pod's rules.
+    if summed.strip() not in (b"", _sum(raw)):
+        raise ValueError("its sum is another one")
     version = msgspec.json.decode(raw, type=_Versioned).version
     if version not in (RECORD_VERSION, RECORD_VERSION - 1):
         raise ValueError(f"version {version} is not one of {RECORD_VERSION - 1}, {RECORD_VERSION}")
     return msgspec.json.decode(raw, type=Record)
+
+
+def _sum(encoded: bytes) -> bytes:
+    return blake2b(encoded, digest_size=8).hexdigest().encode()
 
 
 class _Versioned(msgspec.Struct):

@@ -39,6 +39,10 @@ class NetnsGoneError(NetnsError):
     """The path no longer leads to that network namespace: deleted, or replaced by another one."""
 
 
+class NoPodsNetnsError(NetnsError):
+    """The path leads to what can't be a pod's network namespace: something else, or the host's own one."""
+
+
 class DataplaneError(MultiNetworkPolicyError):
     """The packet filter could not be read or programmed."""
 

@@ -61,6 +61,7 @@ class Claim(msgspec.Struct, frozen=True):
             device=place.device,
             inode=place.inode,
             cookie=place.cookie,
+            directory=place.directory,
             ifindex=int(get("index", "0")),
             mac=get("mac", ""),
             addresses=tuple(bytes.fromhex(text) for text in _items(get("addresses", ""))),
@@ -149,8 +150,14 @@ def read(lines: Iterable[str]) -> list[Claim]:
         if sorted(parts) == list(range(1, total + 1)):
             text = "".join(parts[number] for number in sorted(parts))
             fields = dict(parse_qsl(text, errors="surrogateescape"))
-            claims.append(Claim(fields.get("by", ""), fields))
+            # Of a link's name alone any bytes are what a pod may have written rightly.
+            if all(_is_text(value) for key, value in fields.items() if key != "name"):
+                claims.append(Claim(fields.get("by", ""), fields))
     return claims
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or value.encode(errors="ignore").decode() == value
 
 
 def _quoted(value: str) -> str:

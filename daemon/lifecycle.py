@@ -355,6 +355,7 @@ class Lifecycle:
             device=identity.device,
             inode=identity.inode,
             cookie=identity.cookie,
+            directory=identity.directory,
             ifindex=0 if add.guard or link is None else link.ifindex,
             mac="" if link is None else link.mac,
             permanent="" if link is None else link.permanent,

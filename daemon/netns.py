@@ -26,7 +26,7 @@ import msgspec
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.rtnl import RTM_GETLINK
 
-from daemon.errors import NetnsError, NetnsGoneError
+from daemon.errors import NetnsError, NetnsGoneError, NoPodsNetnsError
 from daemon.libc import LIBC
 from daemon.netlink import (
     NLM_F_DUMP,
@@ -59,12 +59,16 @@ MAX_LINKS = 256
 
 
 class NetnsIdentity(msgspec.Struct, frozen=True):
-    """Which network namespace stood at a path. cookie None: a kernel before 5.14 has none."""
+    """Which network namespace stood at a path. cookie None: a kernel before 5.14 has none.
+
+    directory: device and inode of what the path stands in; None: not known, or it is in /proc.
+    """
 
     path: str
     device: int
     inode: int
     cookie: int | None
+    directory: tuple[int, int] | None = None
 
     @property
     def token(self) -> int:
@@ -145,6 +149,8 @@ def entered(path: str, expected: NetnsIdentity | None) -> Iterator[NetnsIdentity
 def gone(identity: NetnsIdentity, *, thorough: bool) -> bool:
     """Whether the path surely no longer leads to this namespace; a failure to look does not mean that.
 
+    Nor does a directory that is another one than it was (`hidden`).
+
     thorough: identify what stands there in any case; else its numbers are enough where they are the same: one
     stat, for frequent looking. Another namespace may have got them.
     """
@@ -154,9 +160,29 @@ def gone(identity: NetnsIdentity, *, thorough: bool) -> bool:
             return False
         return not identify(identity.path).same(identity)
     except (FileNotFoundError, NetnsGoneError):
+        return not hidden(identity)
+    except NoPodsNetnsError:
+        # Of a path in /proc whose number is another process' now.
         return True
     except (OSError, ValueError, NetnsError):
         return False
+
+
+def hidden(identity: NetnsIdentity) -> bool:
+    """Whether the path's directory is another one than it was: something is mounted there, or no more."""
+    return identity.directory is not None and _directory(identity.path) != identity.directory
+
+
+def _directory(path: str) -> tuple[int, int] | None:
+    """Device and inode of what a path stands in; None: in none, or in /proc, where it ends with a process."""
+    parent = os.path.dirname(path)
+    if parent.startswith("/proc/"):
+        return None
+    try:
+        status = os.stat(parent)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def in_scratch(work: Callable[[], Result]) -> Result:
@@ -217,12 +243,13 @@ def _check(path: str, fd: int) -> None:
             raise NetnsGoneError(
                 path, "is an empty file: no namespace is mounted on it (any more)"
             ) from error
-        raise NetnsError(path, "is no network namespace (a plain file?)") from error
+        raise NoPodsNetnsError(path, "is no network namespace (a plain file?)") from error
     if kind != _CLONE_NEWNET:
-        raise NetnsError(path, "is a namespace, but not a network namespace")
+        raise NoPodsNetnsError(path, "is a namespace, but not a network namespace")
     status = os.fstat(fd)
     if (status.st_dev, status.st_ino) == (_host().device, _host().inode):
-        raise NetnsError(path, "is the host's own network namespace; host-network pods are not governed")
+        message = "is the host's own network namespace; host-network pods are not governed"
+        raise NoPodsNetnsError(path, message)
 
 
 @contextlib.contextmanager
@@ -251,7 +278,7 @@ def _return(fd: int) -> None:
 
 def _identity(path: str, fd: int) -> NetnsIdentity:
     status = os.fstat(fd)
-    return NetnsIdentity(path, status.st_dev, status.st_ino, _cookie(path))
+    return NetnsIdentity(path, status.st_dev, status.st_ino, _cookie(path), _directory(path))
 
 
 def _cookie(path: str) -> int | None:

@@ -181,7 +181,7 @@ class Reconciler:
         except NetnsGoneError:
             self._on_gone(sandbox)
         except (DataplaneError, NetnsError) as error:
-            self._fail(sandbox, error)
+            self.fail(sandbox, error)
         except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
             self.survive(sandbox, error)
 
@@ -192,7 +192,7 @@ class Reconciler:
             trace = "".join(traceback.format_exception(error))
             log.critical("unexpected", extra={"netns": sandbox.identity.path, "traceback": trace})
         if not sandbox.held:
-            self._fail(sandbox, found)
+            self.fail(sandbox, found)
 
     def apply(self, sandbox: Sandbox, *, confirm: bool = False) -> None:
         """Program what is desired, or raise DataplaneError or NetnsError with nothing changed.
@@ -349,7 +349,8 @@ class Reconciler:
         if not sandbox.searched:
             self._postpone(sandbox, failures + 1)
 
-    def _fail(self, sandbox: Sandbox, error: Exception) -> None:
+    def fail(self, sandbox: Sandbox, error: Exception) -> None:
+        """It can't be made as desired now: deny what can be, and try again later."""
         self.failed_total += 1
         self._postpone(sandbox, sandbox.failures + 1)
         if sandbox.error != str(error):

@@ -257,7 +257,7 @@ class Registry:
 
 def identity_of(record: Record) -> NetnsIdentity:
     """The network namespace that a record speaks of."""
-    return NetnsIdentity(record.netns, record.device, record.inode, record.cookie)
+    return NetnsIdentity(record.netns, record.device, record.inode, record.cookie, record.directory)
 
 
 def network_fields(found: Candidates) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class _Client:
 
     def reply(self, reply: Reply) -> None:
         """Lay out what is to be written."""
-        body = reply.text.encode()
+        body = reply.text.encode(errors="backslashreplace")
         head = (
             f"HTTP/1.1 {reply.status.value} {reply.status.phrase}\r\n"
             "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"

@@ -167,7 +167,8 @@ class Server:
 
     def post(self, connection: _Connection, body: dict[str, Any]) -> None:
         """Send a reply in the calling thread, and leave the rest to the server's."""
-        payload = msgpack.packb(body, use_bin_type=True, unicode_errors="surrogateescape")
+        # A pod may give its links names that are no text; who reads this takes text only.
+        payload = msgpack.packb(body, use_bin_type=True, unicode_errors="backslashreplace")
         if len(payload) > wire.MAX_CTL_REPLY:
             payload = msgpack.packb(_too_large(len(payload)))
         connection.answer(len(payload).to_bytes(_HEADER, "big") + payload)

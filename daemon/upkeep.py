@@ -11,10 +11,9 @@ from pathlib import Path
 from daemon import netns
 from daemon.adoption import Adoption
 from daemon.attachments import Record, RecordStore
-from daemon.errors import NetnsGoneError
+from daemon.errors import NetnsError, NetnsGoneError
 from daemon.log import get_logger
 from daemon.model import Address, AttachmentKey, Change, NetAttachDef, Network, Pod
-from daemon.netns import NetnsIdentity
 from daemon.networks import (
     Candidates,
     find_networks,
@@ -28,6 +27,7 @@ from daemon.registry import Registry, identity_of, log_fields, network_fields
 from daemon.sources.base import Update
 from daemon.standing import State
 from daemon.store import Store
+from daemon.vanished import HIDDEN, gone_at_start, other_path
 from daemon.whereabouts import Whereabouts
 
 log = get_logger(__name__)
@@ -248,7 +248,7 @@ class Upkeep:
             log.warning("record-not-used", extra={"file": name, "reason": reason})
         newest: dict[tuple[int, str], Record] = {}
         for record in sorted(loaded.records, key=lambda record: (record.serial, not record.withdrawn)):
-            reason = _gone_at_start(record)
+            reason = gone_at_start(record)
             # A kill between two writes leaves the records of both, the old and the new, of one interface.
             older = newest.pop((identity_of(record).token, record.ifname), None)
             for useless in (record, older) if reason else (older,):
@@ -294,6 +294,8 @@ class Upkeep:
         if netns.gone(sandbox.identity, thorough=links or its_turn):
             self.on_gone(sandbox)
             return
+        if HIDDEN in sandbox.error and not netns.hidden(sandbox.identity):
+            sandbox.retry_at = 0.0
         withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
         missing = its_turn and any(a.missing for a in sandbox.attachments.values())
         if (links or withdrawn or missing) and not sandbox.held:
@@ -301,7 +303,10 @@ class Upkeep:
 
     def on_gone(self, sandbox: Sandbox) -> None:
         """A sandbox's path leads nowhere: go on by another one, else the netns is gone and all in it."""
-        other = _other_path(sandbox)
+        other = other_path(sandbox)
+        if other is None and netns.hidden(sandbox.identity):
+            self._reconciler.fail(sandbox, NetnsError(sandbox.identity.path, HIDDEN))
+            return
         if other is None:
             self._registry.drop_sandbox(sandbox)
             return
@@ -352,23 +357,6 @@ def _agrees(record: Record, pod: Pod) -> bool:
     told = told_networks(pod, record.ifname)
     as_added = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
     return bool(told) and set(told) <= set(record.networks) and as_added
-
-
-def _other_path(sandbox: Sandbox) -> NetnsIdentity | None:
-    """Another path of a sandbox's ADDs that leads to the same namespace."""
-    for attachment in sandbox.attachments.values():
-        other = identity_of(attachment.record)
-        if other.path != sandbox.identity.path and not netns.gone(other, thorough=True):
-            return other
-    return None
-
-
-def _gone_at_start(record: Record) -> str:
-    """Why a record's namespace is no more; "": it is there, or can't be looked at."""
-    if not Path(record.netns).parent.is_dir():
-        # More likely a mount that this daemon was not given than the end of every pod.
-        return ""
-    return "no such netns at its path" if netns.gone(identity_of(record), thorough=True) else ""
 
 
 def _status_notes(record: Record, pod: Pod) -> tuple[str, ...]:

@@ -241,7 +241,9 @@ def _aggregate(findings: Iterable[Finding]) -> dict[str, str]:
     """One message for each reason, whatever the number of findings."""
     by_reason: dict[str, list[str]] = {}
     for finding in findings:
-        by_reason.setdefault(finding.reason, []).append(finding.message)
+        # A pod may give its links names that are no text.
+        message = finding.message.encode(errors="backslashreplace").decode()
+        by_reason.setdefault(finding.reason, []).append(message)
     return {reason: _bounded(messages) for reason, messages in by_reason.items()}
 
 
