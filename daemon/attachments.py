@@ -303,7 +303,7 @@ def _decode(path: Path) -> Record | None:
     if size > MAX_RECORD_BYTES:
         raise ValueError(f"larger than {MAX_RECORD_BYTES} bytes")
     raw, _, summed = path.read_bytes().partition(b"\n")
-    # Versions before this wrote none. Damage that makes sense would move an attachment to another pod's rules.
+    # Versions before this wrote none. Damage that makes sense would bring it under another pod's rules.
     if summed.strip() not in (b"", _sum(raw)):
         raise ValueError("its sum is another one")
     version = msgspec.json.decode(raw, type=_Versioned).version

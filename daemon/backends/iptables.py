@@ -176,7 +176,7 @@ class IptablesBackend:
     def sealed(self, seals: Collection[Seal]) -> bool:
         """By what chains are there."""
         with NetfilterSocket(self._reaper, self._connect) as sock:
-            return sealing.sealed(sock) >= {sealing.seal_name(one) for one in seals}
+            return sealing.sealed(sock, seals)
 
     def remove(self) -> None:
         """Take our rules away, then our sets."""

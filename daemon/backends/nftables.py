@@ -193,7 +193,7 @@ class NftablesBackend:
     def sealed(self, seals: Collection[Seal]) -> bool:
         """By what chains are there."""
         with self._open() as sock:
-            return sealing.sealed(sock) >= {sealing.seal_name(one) for one in seals}
+            return sealing.sealed(sock, seals)
 
     def remove(self) -> None:
         """Delete our table."""

@@ -125,7 +125,7 @@ def _rule_differences(sock: NetfilterSocket, wanted: list[Message], lists: list[
         if len(left) != len(right):
             said.append(f"chain {chain} has {len(left)} rules instead of {len(right)}")
         for place, (actual, expected) in enumerate(zip(left, right, strict=False), 1):
-            if _same_list(actual, expected):
+            if same_expressions(actual, expected):
                 lists += _lists(chain, actual, expected)
             else:
                 said.append(f"rule {place} of chain {chain} is another one")
@@ -142,7 +142,7 @@ def _lists(chain: str, actual: bytes, expected: bytes) -> Iterator[_List]:
             yield _List(chain, text(listed[_LOOKUP_SET]), number(sent[_LOOKUP_SET_ID]))
 
 
-def _same_list(actual: bytes, expected: bytes) -> bool:
+def same_expressions(actual: bytes, expected: bytes) -> bool:
     """Lists of expressions, each of which is as expected."""
     left, right = raw_attributes(actual), raw_attributes(expected)
     return len(left) == len(right) and all(_covers(a, e) for (_, a), (_, e) in zip(left, right, strict=True))

@@ -133,6 +133,32 @@ def test_closed_again_by_the_next_daemon(world: LinkWorld) -> None:
     poll(lambda: "netdev" in listing(world), lambda there: not there)
 
 
+OURS = "netdev multi-networkpolicy"
+HANGS = "type filter hook ingress device eth0 priority -500; policy accept;"
+OPENINGS = {
+    "a rule before": [f"insert rule {OURS} ingress-eth0 accept", f"insert rule {OURS} egress-eth0 accept"],
+    "a rule in its place": [f"flush chain {OURS} ingress-eth0", f"add rule {OURS} ingress-eth0 accept"],
+    "a policy": [f"flush table {OURS}", f"add chain {OURS} ingress-eth0 {{ {HANGS} }}"],
+    "a table that sleeps": [f"add table {OURS} {{ flags dormant; }}"],
+}
+
+
+@pytest.mark.parametrize("how", OPENINGS)
+def test_what_is_closed_is_closed_again(world: LinkWorld, how: str) -> None:
+    """Among 2,000 chains of others, of which no one is read."""
+    governed(world)
+    guest = world.guest()
+    world.run("ip link add br0 type bridge; ip link set br0 up; ip link set vm0 master br0")
+    world.run("ip link set eth0 master br0")
+    world.assert_not_enforced("port of the bridge br0")
+    chains = "".join(f"add chain netdev others c{n}\n" for n in range(2000))
+    with inside(world.pod.netns):
+        run("nft", "-f", "-", text="add table netdev others\n" + chains)
+        for command in OPENINGS[how]:
+            run("nft", command)
+    world.swept(lambda now: world.wrong(False, guest) == [])
+
+
 def listing(world: LinkWorld) -> str:
     with inside(world.pod.netns):
         return run("nft", "list", "ruleset")
