@@ -216,7 +216,7 @@ def _open(path: str) -> int:
     try:
         # Never open a device or a FIFO, not even without blocking: opening alone can have effects.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise NetnsError(path, "is no network namespace (not a regular file)")
+            raise NoPodsNetnsError(path, "is no network namespace (not a regular file)")
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NetnsGoneError(

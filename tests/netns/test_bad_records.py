@@ -3,6 +3,7 @@
 proves: E7
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.lab import Daemon, Lab
-from tests.netns.lifeworld import DENY_ALL, World
+from tests.netns.lifeworld import DENY_ALL, World, eventually
 from tests.netns.lostworld import edit, listed, make_world, record_of, set_aside
 
 
@@ -70,6 +71,49 @@ def test_a_copy_of_a_record_is_none(world: World) -> None:
     world.daemon.start()
     assert len(world.daemon.ctl("attachments")) == 3
     assert any("backup.json" in line for line in set_aside(world.daemon))
+
+
+@pytest.mark.parametrize(("old", "new"), [("default/net1", "default/net9"), ("default", "defaumt")])
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_damage_that_makes_sense_is_damage(world: World, old: str, new: str) -> None:
+    """One letter, and another pod's rules would count: the sum tells, and the kernel is asked."""
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.wait_synced()
+    world.daemon.kill()
+    path = record_of(world.daemon, "server")
+    path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
+    world.daemon.start()
+    world.daemon.wait_synced()
+    world.assert_blocked("a", "b")
+    assert any("sum" in line for line in world.daemon.log.splitlines() if "set aside" in line)
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_something_else_in_a_record_s_place_is_replaced(world: World) -> None:
+    """A pipe would be waited at for ever; a link would be written through."""
+    path = record_of(world.daemon, "server")
+    path.unlink()
+    os.mkfifo(path)
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.wait_synced()
+    world.assert_blocked("a", "b")
+    eventually(path.is_file)
+    elsewhere = path.with_suffix(".elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    world.daemon.remove("policy")
+    world.daemon.wait_synced()
+    eventually(lambda: path.is_file() and not path.is_symlink())
+    assert elsewhere.read_bytes() == before
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_a_directory_left_there_keeps_nobody_from_starting(world: World) -> None:
+    world.daemon.stop()
+    (world.daemon.state / "attachments" / "x.tmp").mkdir()
+    world.daemon.start()
+    assert len(world.daemon.ctl("attachments")) == 3
 
 
 # --- where there can be no records -----------------------------------------------------------------------

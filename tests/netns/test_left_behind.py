@@ -50,7 +50,10 @@ def assert_closed(world: World, *attachments: Attachment) -> None:
 
 def saved(world: World) -> list[Record]:
     """What a start would find."""
-    return [msgspec.json.decode(path.read_bytes(), type=Record) for path in records(world.daemon)]
+    return [
+        msgspec.json.decode(path.read_bytes().partition(b"\n")[0], type=Record)
+        for path in records(world.daemon)
+    ]
 
 
 def test_one_key_in_three_living_namespaces(world: World) -> None:
