@@ -122,7 +122,24 @@ class RecordStore:
         self._boot_id = boot_id
         self._booted = booted
         self._any_aside = True
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make()
+
+    def _make(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = self._directory.stat()
+        self._place = status.st_dev, status.st_ino
+
+    def regain(self) -> bool:
+        """Make the directory anew where it is gone or another one; whether so, and nothing is in it then.
+
+        OSError: it can't be made.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            status = self._directory.stat()
+            if (status.st_dev, status.st_ino) == self._place:
+                return False
+        self._make()
+        return True
 
     @property
     def boot_id(self) -> str:

@@ -233,6 +233,18 @@ class Registry:
             attachment.record = changed
             self._save(changed)
 
+    def regain_records(self) -> None:
+        """Write all anew where somebody has taken the directory of records away."""
+        try:
+            if not self._records.regain():
+                return
+        except OSError as error:
+            log.error("records-lost", extra={"error": str(error)})
+            return
+        log.error("records-lost", extra={"written-anew": len(self.attachments)})
+        for attachment in self.attachments.values():
+            self._save(attachment.record)
+
     def _save(self, record: Record) -> None:
         """Write a record that is only catching up: a full disk must not stop enforcement."""
         try:

@@ -281,6 +281,8 @@ class Upkeep:
 
         Withdrawn ones are looked at always.
         """
+        if links:
+            self._registry.regain_records()
         self._registry.mark(self._store.settle())
         self._turn = (self._turn + 1) % IDENTITY_TURNS
         for number, sandbox in enumerate(list(self._reconciler.sandboxes.values())):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.lab import Daemon, Lab
-from tests.netns.lifeworld import DENY_ALL, World, eventually
+from tests.netns.lifeworld import DENY_ALL, World, eventually, records
 from tests.netns.lostworld import edit, listed, make_world, record_of, set_aside
 
 
@@ -114,6 +114,19 @@ def test_a_directory_left_there_keeps_nobody_from_starting(world: World) -> None
     (world.daemon.state / "attachments" / "x.tmp").mkdir()
     world.daemon.start()
     assert len(world.daemon.ctl("attachments")) == 3
+
+
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_a_state_directory_that_is_taken_away_is_made_anew(world: World) -> None:
+    shutil.rmtree(world.daemon.state)
+    eventually(lambda: len(records(world.daemon)) == 3, 15.0)
+    assert "records-lost" in world.daemon.log
+    world.daemon.kill()
+    world.daemon.apply("policy", DENY_ALL)
+    world.daemon.start()
+    assert {item["state"] for item in world.daemon.ctl("attachments")} == {"applied"}
+    assert set_aside(world.daemon) == []
+    world.assert_blocked("a", "b")
 
 
 # --- where there can be no records -----------------------------------------------------------------------

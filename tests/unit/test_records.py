@@ -1,6 +1,8 @@
 """Records: what a start takes over, drops, or sets aside."""
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 
@@ -143,3 +145,16 @@ def test_records_are_private_and_any_container_id_makes_a_file_name(tmp_path: Pa
     store.save(make_record("x" * 1000))
     assert directory.stat().st_mode & 0o777 == 0o700
     assert next(directory.glob("*.json")).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_write_that_fails_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an ADD that is refused for it: on a small file system such files would keep it full."""
+    store = RecordStore(tmp_path, "boot")
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(OSError, match="full"):
+        store.save(make_record())
+    assert list(tmp_path.glob("*.json")) == []

@@ -184,6 +184,7 @@ def test_what_has_no_namespace(recording: Recording) -> None:
         (["x" * 1000, "y" * 30], "x" * 1000 + "; and 1 more"),
         (["x" * 1020, "y"], "x" * 1020 + "; y"),
         (["x" * 1022, "y"], "x" * 1021 + "…"),
+        (["net1 is a port of br\udcff"], "net1 is a port of br\\udcff"),
     ],
 )
 def test_messages_are_bounded(recording: Recording, messages: list[str], want: str) -> None:
