@@ -12,6 +12,7 @@ is shown as tampered with.
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from daemon.backends.base import Backend
 from daemon.errors import DataplaneError, NetnsError
@@ -27,13 +28,23 @@ TICK_SECONDS = 0.05
 SLICE_SECONDS = 0.005
 """Of each tick."""
 MOST_SECONDS = 0.02
-"""The same where a comparison has begun, which then goes on with the next tick."""
+"""The same with comparisons that were begun, which then go on with the next tick."""
 COMPARE_SHARE = 0.05
 """Of a core, for comparisons and repairs where somebody has committed."""
 _LOOKS, _READINGS = 0.7, 0.3
 """How looks, and reading back though nothing seems touched, share what the backend may take."""
 _FAILED_SECONDS = 60.0
 _DONE = object()
+
+
+@dataclass(slots=True)
+class _Look:
+    """One that may take several turns. cost: seconds of processor time; resumed: that clock, at the last."""
+
+    sandbox: Sandbox
+    work: Pausing[None] | None = None
+    cost: float = 0.0
+    resumed: float = 0.0
 
 
 class Watch:
@@ -52,54 +63,60 @@ class Watch:
         self._spent = spent
         self._busy: set[int] = set()
         self._next = 0.0
-        self._going_on: tuple[Sandbox, Pausing[None]] | None = None
-        self._cost = self._resumed = 0.0  # of the look that goes on; when it was gone on with
+        self._under_way: dict[int, _Look] = {}
 
     def next_due(self) -> float | None:
         """When to call step() next, on the clock; None: there is nothing to look at."""
         return self._next if self._reconciler.sandboxes else None
 
     def step(self) -> None:
-        """Look at those whose turn it is, as many as a slice allows."""
+        """Look at those whose turn it is, and go on with looks that were begun, as far as a slice allows."""
         now = self._clock()
         if now < self._next:
             return
-        if self._go_on(now):
-            self._look_at_some(now)
+        self._begin(now + SLICE_SECONDS)
+        self._go_on(now + MOST_SECONDS)
         self._next = self._clock() + TICK_SECONDS
 
-    def _look_at_some(self, now: float) -> None:
-        everyone = self._reconciler.sandboxes
-        due = [s for s in everyone.values() if s.tampering.look_at <= now and _is_known(s)]
+    def _begin(self, until: float) -> None:
+        everyone, now = self._reconciler.sandboxes, self._clock()
+        due = [
+            s
+            for s in everyone.values()
+            if s.tampering.look_at <= now and _is_known(s) and s.identity.token not in self._under_way
+        ]
         due.sort(key=lambda sandbox: sandbox.tampering.look_at)
         self._busy &= everyone.keys()
         for sandbox in due:
-            self._going_on, self._cost = (sandbox, self._look(sandbox)), 0.0
-            if not self._go_on(now) or self._clock() >= now + SLICE_SECONDS:
+            look = _Look(sandbox)
+            look.work = self._look(look)
+            self._advance(look)
+            if self._clock() >= until:
                 break
 
-    def _go_on(self, now: float) -> bool:
-        """Go on with the look that was begun; whether there is none now."""
-        while self._going_on is not None:
-            sandbox, work = self._going_on
-            if self._reconciler.sandboxes.get(sandbox.identity.token) is not sandbox:
-                work.close()
-                self._going_on = None
-                break
-            self._resumed = self._spent()
-            if next(work, _DONE) is _DONE:
-                self._going_on = None
-                break
-            self._cost += self._spent() - self._resumed
-            if self._clock() >= now + MOST_SECONDS:
-                return False
-        return True
+    def _go_on(self, until: float) -> None:
+        """A piece of each in turn: one that takes long keeps nobody from having his own."""
+        while self._under_way and self._clock() < until:
+            self._advance(self._under_way.pop(next(iter(self._under_way))))
 
-    def _spent_on_it(self) -> float:
-        """What the look that goes on has cost so far."""
-        return self._cost + self._spent() - self._resumed
+    def _advance(self, look: _Look) -> None:
+        token = look.sandbox.identity.token
+        assert look.work is not None
+        if self._reconciler.sandboxes.get(token) is not look.sandbox:
+            look.work.close()
+            return
+        look.resumed = self._spent()
+        done = next(look.work, _DONE) is _DONE
+        look.cost += self._spent() - look.resumed
+        if not done:
+            self._under_way[token] = look
 
-    def _look(self, sandbox: Sandbox) -> Pausing[None]:
+    def _cost(self, look: _Look) -> float:
+        """Of a look that is being gone on with, so far."""
+        return look.cost + self._spent() - look.resumed
+
+    def _look(self, look: _Look) -> Pausing[None]:
+        sandbox = look.sandbox
         now, tampering = self._clock(), sandbox.tampering
         if (pause := tampering.wait(now)) > 0.0:
             tampering.look_at = now + pause
@@ -108,28 +125,29 @@ class Watch:
             tampering.read_at = now + self._backend.survey_seconds * random.uniform(0.1, 1.0)  # noqa: S311
         tampering.look_at = now + LOOK_SECONDS
         try:
-            yield from self._examine(sandbox, now)
+            yield from self._examine(look, now)
         except NetnsError:
             pass  # the sweep finds out what became of it
         except Exception as error:  # noqa: BLE001 (what one pod holds must not end the daemon for all)
             log.error("watch-failed", extra={"netns": sandbox.identity.path, "error": repr(error)})
             tampering.look_at = now + _FAILED_SECONDS
 
-    def _examine(self, sandbox: Sandbox, now: float) -> Pausing[None]:
+    def _examine(self, look: _Look, now: float) -> Pausing[None]:
+        sandbox = look.sandbox
         tampering, token = sandbox.tampering, sandbox.identity.token
         everyone, share = len(self._reconciler.sandboxes), self._backend.watch_share
         if now >= tampering.read_at:
             yield from self._compare(sandbox)
-            pause = self._spent_on_it() * everyone / (share * _READINGS)
+            pause = self._cost(look) * everyone / (share * _READINGS)
             tampering.read_at = now + max(self._backend.survey_seconds, pause)
         elif self._untouched(sandbox):
             self._busy.discard(token)
             self._calm(sandbox)
-            tampering.look_at = now + max(LOOK_SECONDS, self._spent_on_it() * everyone / (share * _LOOKS))
+            tampering.look_at = now + max(LOOK_SECONDS, self._cost(look) * everyone / (share * _LOOKS))
         else:
             self._busy.add(token)
             yield from self._compare(sandbox)
-            pause = self._spent_on_it() * len(self._busy) / COMPARE_SHARE
+            pause = self._cost(look) * len(self._busy) / COMPARE_SHARE
             tampering.look_at = now + max(LOOK_SECONDS, pause)
 
     def _untouched(self, sandbox: Sandbox) -> bool:

@@ -174,6 +174,21 @@ def test_a_long_comparison_lets_others_have_their_turns(node: Node) -> None:
     assert one.generation == node.kernel.generations["one"]
 
 
+def test_a_long_comparison_keeps_nobody_from_having_his_own(node: Node) -> None:
+    """What others change is restored as soon as ever."""
+    node.sandbox("one")
+    two = node.sandbox("two")
+    node.kernel.pieces, node.kernel.wall = 10_000, 0.001
+    node.kernel.commit("one")
+    node.pass_time(0.5)
+    assert node.kernel.surveys == ["one"]
+    node.kernel.pieces = 3
+    node.kernel.commit("two", "chain input has 0 rules instead of 1")
+    node.pass_time(2.0)
+    assert two.tampering.times == 1
+    assert two.generation == node.kernel.generations["two"]
+
+
 def test_what_is_programmed_meanwhile_makes_a_comparison_worthless(node: Node) -> None:
     """What was read is neither the old program nor the new one; the next look tells."""
     one = node.sandbox("one")
