@@ -13,6 +13,7 @@ import msgspec
 from daemon.model import Direction
 from daemon.program import (
     EMPTY,
+    UNTOUCHED,
     ChainSpec,
     Elements,
     Gate,
@@ -66,7 +67,7 @@ def next_step(desired: Program, actual: Program) -> Program:
 def _left_by_gates(desired: Program, actual: Program) -> Program | None:
     """Without some of the parts of chains that go or are given to others: a chain goes after its parts.
 
-    Where rules still refer to them, these are closed. None: there are no such parts.
+    Where rules still refer to them, these are closed, or open where they shall be. None: no such parts.
     """
     parts = [part for part in actual.parts.values() if not _has_chain(desired, part)]
     if not parts:
@@ -75,8 +76,9 @@ def _left_by_gates(desired: Program, actual: Program) -> Program | None:
     for part in parts:
         chain = gates[part.ifname].chain(part.direction)
         if chain is not None and chain.rest:
-            shut = closed_chain(gates[part.ifname], part.direction)
-            gates[part.ifname] = msgspec.structs.replace(gates[part.ifname], **{part.direction: shut})
+            stays = _owner(desired, part.ifname) == part.owner
+            bare = UNTOUCHED if stays else closed_chain(gates[part.ifname], part.direction)
+            gates[part.ifname] = msgspec.structs.replace(gates[part.ifname], **{part.direction: bare})
     if gates != actual.gates:
         return msgspec.structs.replace(actual, gates=gates)
     gone = {part.name for part in _some(parts[::-1], _rules_in)}
@@ -105,8 +107,13 @@ def _closed_but(wanted: Gate, there: Gate | None) -> Gate:
 
 def _has_chain(program: Program, part: PartSpec) -> bool:
     """Whether the chain is there, by its owner, that a part is of."""
-    gate = program.gates.get(part.ifname)
-    return gate is not None and gate.owner == part.owner and gate.chain(part.direction) is not None
+    there = _owner(program, part.ifname) == part.owner
+    return there and program.gates[part.ifname].chain(part.direction) is not None
+
+
+def _owner(program: Program, ifname: str) -> str | None:
+    gate = program.gates.get(ifname)
+    return None if gate is None else gate.owner
 
 
 def _with_more_elements(actual: Program, lacking: list[tuple[SetSpec, Elements]]) -> Program:

@@ -7,9 +7,10 @@ import pytest
 
 from daemon.backends.fake import FakeBackend, table_of
 from daemon.desired import make_program
+from daemon.model import Direction
 from daemon.planner import Plan, make_plan
-from daemon.policy.ruleset import BlockSet, Match, Members, Ruleset
-from daemon.program import GateRequest, Program, closed
+from daemon.policy.ruleset import OPEN, BlockSet, Match, Members, Ruleset
+from daemon.program import UNTOUCHED, GateRequest, Program, closed
 from daemon.steps import MOST_AT_ONCE, RULES_AT_ONCE, first_step, next_step
 from tests.unit.backends.walk import TCP
 from tests.unit.test_planner import FROM_CLIENTS, gate, program
@@ -129,14 +130,29 @@ def test_long_chains_come_and_go_in_parts(seed: int) -> None:
 
 
 def is_one_of(step: Program, ifname: str, ends: tuple[Program, Program]) -> bool:
-    """Whether each of an interface's chains is as it was, as it shall be, or permits nothing."""
+    """Whether each of an interface's chains is as it was, as it shall be, or permits nothing.
+
+    Or everything, where it shall be none.
+    """
     gate = step.gates[ifname]
     known = [end.gates[ifname] for end in ends if ifname in end.gates]
-    return all(
-        chain in [other for one in known for other in (one.ingress, one.egress)]
-        or (chain is not None and chain.isolated and not chain.rules and not chain.rest)
-        for chain in (gate.ingress, gate.egress)
-    )
+    final = ends[1].gates.get(ifname)
+    for direction in Direction:
+        chain = gate.chain(direction)
+        opens = final is not None and final.owner == gate.owner and final.chain(direction) is None
+        bare = chain is not None and chain.isolated and not chain.rules and not chain.rest
+        if not (chain in [one.chain(direction) for one in known] or bare or (opens and chain == UNTOUCHED)):
+            return False
+    return True
+
+
+def test_what_opens_is_never_closed_on_the_way() -> None:
+    """E5: what both ends permit passes at each step."""
+    backend, actual = FakeBackend(), program(gate(many(700, 1)))
+    backend.apply(make_plan(actual, None))
+    for step, _ in way(backend, program(gate(OPEN)), actual):
+        ingress = step.gates["net1"].ingress
+        assert ingress in (None, UNTOUCHED, actual.gates["net1"].ingress)
 
 
 def test_the_last_of_many_parts_is_within_what_a_kernel_follows() -> None:
