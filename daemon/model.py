@@ -18,6 +18,9 @@ Span: TypeAlias = tuple[int, int]
 Network: TypeAlias = str
 """A net-attach-def by name, "namespace/name"; matched by name alone (A3)."""
 
+EVERYWHERE: Network = "*"
+"""In place of a name: every network, and none too. No policy-for can say it."""
+
 ALL_PORTS: Span = (0, 65535)
 """A whole protocol. Port 0 is legal on the wire although no policy can name it (C8, D2)."""
 
@@ -151,7 +154,7 @@ class Rule(msgspec.Struct, frozen=True):
 class Policy(msgspec.Struct, frozen=True):
     """A MultiNetworkPolicy, whatever its API version (A10).
 
-    networks: what `policy-for` names (A1), sorted; empty governs nothing (A2).
+    networks: what `policy-for` names (A1), sorted; empty governs nothing (A2). EVERYWHERE in a closure (F3).
     pod_selector None: malformed, governs nothing (A4).
     ingress, egress None: this policy does not isolate that direction (B1); else its rules, maybe none (B4).
     """

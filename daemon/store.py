@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from daemon.model import (
+    EVERYWHERE,
     Address,
     AttachmentKey,
     Change,
@@ -264,12 +265,12 @@ class Store:
 
     def _index(self, key: AttachmentKey, new: Attached) -> None:
         if new.pod_ref is not None:
-            for network in new.subject.networks:
+            for network in (EVERYWHERE, *new.subject.networks):
                 add(self._attachments_at, (new.subject.namespace, network), key)
 
     def _unindex(self, key: AttachmentKey, old: Attached) -> None:
         if old.pod_ref is not None:
-            for network in set(old.subject.networks):
+            for network in {EVERYWHERE, *old.subject.networks}:
                 discard(self._attachments_at, (old.subject.namespace, network), key)
 
     def _update_holder(self, attached: Attached) -> set[AttachmentKey]:
@@ -299,9 +300,8 @@ class Store:
         again, of the same pod, keeps its own.
         """
         if self._floor is None:
-            rulesets = {key: self.ruleset(key) for key in self._attachments}
             allowed = {
-                key: Allowed(found.pod_ref, found.pod_uid, rulesets[key])
+                key: Allowed(found.pod_ref, found.pod_uid, self.ruleset(key))
                 for key, found in self._attachments.items()
             }
             self._floor = Floor(self._peers, allowed)

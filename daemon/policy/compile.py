@@ -13,6 +13,7 @@ import msgspec
 
 from daemon.intervals import union
 from daemon.model import (
+    EVERYWHERE,
     Block,
     CommonRules,
     ContainerPort,
@@ -62,11 +63,11 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 def governs(policy: Policy, namespace: str, labels: Mapping[str, str], networks: Iterable[Network]) -> bool:
-    """Whether a policy governs an interface on any of `networks` of such a pod (A1 to A5)."""
+    """Whether a policy governs an interface on any of `networks` of such a pod (A1 to A5, F3)."""
     return (
         policy.namespace == namespace
         and policy.pod_selector is not None
-        and any(network in policy.networks for network in networks)
+        and any(network in policy.networks for network in (EVERYWHERE, *networks))
         and matches(policy.pod_selector, labels)
     )
 

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 import msgspec
 
 from daemon.model import (
+    EVERYWHERE,
     Address,
     Block,
     CommonRules,
@@ -209,7 +210,7 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 def _governs(policy: Policy, subject: Subject) -> bool:
-    if policy.namespace != subject.namespace or not set(policy.networks) & set(subject.networks):
+    if policy.namespace != subject.namespace or not set(policy.networks) & {EVERYWHERE, *subject.networks}:
         return False
     return policy.pod_selector is not None and _selected(policy.pod_selector, subject.labels)
 

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from daemon.model import CommonRules, Direction, Network, Policy, Problem, Subject
+from daemon.model import EVERYWHERE, CommonRules, Direction, Network, Policy, Problem, Subject
 from daemon.policy.budget import Budget, Ledger, PolicyRef
 from daemon.policy.compile import Terms, combine, governs, make_common_terms, make_terms, needs_pods
 from daemon.policy.dicts import add, discard, put
@@ -60,8 +60,10 @@ class Policies:
     def governing(
         self, namespace: str, labels: Mapping[str, str], networks: Sequence[Network]
     ) -> tuple[Policy, ...]:
-        """Those that govern an interface on any of `networks` of such a pod (A1 to A5), by name."""
-        candidates = {ref for network in networks for ref in self._at.get((namespace, network), ())}
+        """Those that govern an interface on any of `networks` of such a pod (A1 to A5, F3), by name."""
+        candidates = {
+            ref for network in (EVERYWHERE, *networks) for ref in self._at.get((namespace, network), ())
+        }
         ordered = (self._objects[ref] for ref in sorted(candidates))
         return tuple(policy for policy in ordered if governs(policy, namespace, labels, networks))
 

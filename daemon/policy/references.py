@@ -9,7 +9,17 @@ from itertools import islice
 
 import msgspec
 
-from daemon.model import Direction, NetAttachDef, Network, Operator, PodPeer, Policy, Problem, Selector
+from daemon.model import (
+    EVERYWHERE,
+    Direction,
+    NetAttachDef,
+    Network,
+    Operator,
+    PodPeer,
+    Policy,
+    Problem,
+    Selector,
+)
 from daemon.policy.budget import PolicyRef
 from daemon.policy.dicts import add, discard, put
 from daemon.policy.peersets import NAME_LABEL
@@ -123,7 +133,8 @@ class References:
         return self._found
 
     def _look(self, ref: PolicyRef, policy: Policy, searches: "_Searches") -> Iterator[Problem]:
-        wrong = [(n, d) for n in policy.networks if (d := self._definitions.get(n)) is None or d.fault]
+        named = (network for network in policy.networks if network != EVERYWHERE)
+        wrong = [(n, d) for n in named if (d := self._definitions.get(n)) is None or d.fault]
         for network, definition in wrong[:MAX_TOLD]:
             if definition is not None:
                 yield Problem(POLICY_FOR, f"net-attach-def {network}: {definition.fault}")

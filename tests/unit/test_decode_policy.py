@@ -29,6 +29,8 @@ NETWORKS = [
     ("/net1,ns/,ok", ("ns/ok",), 2),
     ("UPPER, ok, Ns/x, with space", ("ns/ok",), 3),
     ("with.dot", ("ns/with.dot",), 0),
+    # What a closure is for (F3) no author can say.
+    ("*,*/*,ns/*,*/net1", (), 4),
     ("", (), 1),
     (" , ", (), 1),
     (None, (), 1),
