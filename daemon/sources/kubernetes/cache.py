@@ -4,14 +4,17 @@ In: what lists and events gave, by collection. Out: Changes, where an object mea
 Not thread-safe: its owner locks. Two collections may know one pod: this node's own view of it counts.
 """
 
-from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import msgspec
 
 from daemon.decode import keep_last_valid
 from daemon.model import Change, ClusterObject, ContainerPort, ObjectKey, Pod, Policy, Problem
 from daemon.sources.kubernetes.watched import Seen
+
+MOST_TOLD = 1000
+"""Objects that can't be decoded: all are gone through with each update."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -36,9 +39,20 @@ class Cache:
         return self._views[name]
 
     @property
-    def problems(self) -> Mapping[ObjectKey, Problem]:
-        """The objects that can't be decoded as they are now, in some collection."""
-        return ChainMap(*self._problems.values())
+    def problems(self) -> dict[ObjectKey, Problem]:
+        """The objects that can't be decoded as they are now, in some collection: MOST_TOLD of them."""
+        found = (place for known in reversed(self._problems.values()) for place in known.items())
+        return dict(islice(found, MOST_TOLD))
+
+    def told(self) -> dict[str, tuple[Problem, ...]]:
+        """The same by name, and how many more there are."""
+        found: dict[str, tuple[Problem, ...]] = {
+            str(key): (problem,) for key, problem in self.problems.items()
+        }
+        more = sum(len(known) for known in self._problems.values()) - MOST_TOLD
+        if more > 0:
+            found["more"] = (Problem("", f"{more} more objects can't be decoded"),)
+        return found
 
     def reference(self, key: ObjectKey) -> str:
         """The UID of an object; "" when no collection has it."""

@@ -18,6 +18,7 @@ from daemon.model import (
     Problem,
     Selector,
 )
+from daemon.sources.kubernetes import cache as cache_module
 from daemon.sources.kubernetes.cache import Cache
 from daemon.sources.kubernetes.watched import Seen
 
@@ -207,3 +208,17 @@ def test_another_pod_of_that_name_has_ports_of_its_own(cache: Cache) -> None:
     # Nothing of the first is kept, should its UID ever come again.
     assert put(cache, "peers", seen(POD, pod(), 3)) == [pod()]
     assert cache.lacks_ports("peers", POD)
+
+
+def test_of_many_that_can_not_be_decoded_the_first_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are gone through with each update."""
+    monkeypatch.setattr(cache_module, "MOST_TOLD", 3)
+    made = Cache(["own", "rest"])
+    for number in range(5):
+        list(made.put("own" if number < 2 else "rest", bad(ObjectKey("Pod", "a", f"p{number}"))))
+    assert len(made.problems) == 3
+    assert len(made.told()) == 4
+    assert made.told()["more"] == (Problem("", "2 more objects can't be decoded"),)
+    list(made.remove("own", ObjectKey("Pod", "a", "p0")))
+    list(made.remove("rest", ObjectKey("Pod", "a", "p2")))
+    assert sorted(made.told()) == ["Pod a/p1", "Pod a/p3", "Pod a/p4"]
