@@ -43,10 +43,11 @@ from daemon.registry import Registry
 from daemon.report import Report
 from daemon.server import MAX_CONNECTIONS, Server
 from daemon.sources.base import Source, Update
+from daemon.sources.kubernetes.allowance import ELEMENT_BYTES
 from daemon.sources.kubernetes.client import Client
 from daemon.sources.kubernetes.login import Login, follow_kubeconfig, follow_pod
-from daemon.sources.kubernetes.reflector import Timing
 from daemon.sources.kubernetes.source import KubernetesSource
+from daemon.sources.kubernetes.timing import Timing
 from daemon.sources.manifests import ManifestsSource
 from daemon.store import Store
 from daemon.tamper import Watch
@@ -295,7 +296,8 @@ def make_source(settings: Settings, publish: Callable[[Update], None]) -> Source
     node = node_name(settings)
     log.info("node", extra={"node": node})
     client = Client(login, f"multi-networkpolicyd/{version('multi-networkpolicy')} ({node})")
-    return KubernetesSource(client, node, publish, Timing(), settings.events)
+    most = ELEMENT_BYTES * settings.namespace_elements
+    return KubernetesSource(client, node, publish, Timing(), settings.events, most)
 
 
 def node_name(settings: Settings) -> str:

@@ -19,8 +19,8 @@ from daemon.sources.base import Found, Update
 from daemon.sources.kubernetes.client import Client
 from daemon.sources.kubernetes.login import Login, follow_kubeconfig
 from daemon.sources.kubernetes.needs import Needs
-from daemon.sources.kubernetes.reflector import Timing
 from daemon.sources.kubernetes.source import KubernetesSource
+from daemon.sources.kubernetes.timing import Timing
 from daemon.sources.kubernetes.watched import (
     NAMESPACES,
     NET_ATTACH_DEFS,
@@ -34,6 +34,9 @@ from tests.lab.faults import FaultProxy
 from tests.lab.kubeapi import KubeApi
 from tests.lab.kubedaemon import NODE
 from tests.lab.polling import poll
+
+MOST = 64 * 300_000
+"""As it is by default."""
 
 BRISK: dict[str, Any] = {
     "watch": (20.0, 30.0),
@@ -119,11 +122,13 @@ class Sourced:
 
 
 @contextmanager
-def sourcing(config: Path, server: ApiServer, events: bool = False, **timing: Any) -> Iterator[Sourced]:
+def sourcing(
+    config: Path, server: ApiServer, events: bool = False, most: int = MOST, **timing: Any
+) -> Iterator[Sourced]:
     """A source by a kubeconfig. It must stop at the end, and have kept to the rules."""
     taken = Taken()
     client = Client(Login(follow_kubeconfig(config)), "multi-networkpolicyd/test (node)")
-    source = KubernetesSource(client, NODE, taken.publish, Timing(**{**BRISK, **timing}), events)
+    source = KubernetesSource(client, NODE, taken.publish, Timing(**{**BRISK, **timing}), events, most)
     before = set(threading.enumerate())
     source.start()
     try:

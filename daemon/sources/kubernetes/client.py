@@ -19,7 +19,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from daemon.sources.kubernetes.errors import BadAnswerError, UnauthorizedError, UnreachableError, refusal
+from daemon.sources.kubernetes.errors import TooLongError, UnauthorizedError, UnreachableError, refusal
 from daemon.sources.kubernetes.login import Identity, Login
 from daemon.sources.kubernetes.sockets import Line, make_pool_class
 
@@ -187,9 +187,16 @@ class Connection:
         self._session: requests.Session | None = None
         self._identity: Identity | None = None
 
-    def get(self, what: str, path: str, query: Mapping[str, str] | None = None, accept: str = JSON) -> bytes:
-        """The body of a GET. Raises ApiError."""
-        return self._exchange(what, "GET", path, query or {}, {"Accept": accept}, None)
+    def get(
+        self,
+        what: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        accept: str = JSON,
+        most: int | None = None,
+    ) -> bytes:
+        """The body of a GET, of `most` bytes at the most. Raises ApiError; TooLongError for more."""
+        return self._exchange(what, "GET", path, query or {}, {"Accept": accept}, None, most)
 
     def send(self, what: str, method: str, path: str, body: bytes, content_type: str) -> bytes:
         """POST or PATCH a body; the answer's. Raises ApiError."""
@@ -204,15 +211,17 @@ class Connection:
         query: Mapping[str, str],
         headers: Mapping[str, str],
         body: bytes | None,
+        most: int | None = None,
     ) -> bytes:
         self._line.begin(self._limits.total)
+        most = self._limits.body if most is None else min(most, self._limits.body)
         collected = bytearray()
         with self._open(what, method, path, query, headers, self._limits.read, body) as pieces:
             for piece in pieces:
                 collected += piece
-                if len(collected) > self._limits.body:
+                if len(collected) > most:
                     self._cost.failed()
-                    raise BadAnswerError(what, f"an answer of more than {self._limits.body} bytes")
+                    raise TooLongError(what, f"an answer of more than {most} bytes")
         return bytes(collected)
 
     @contextmanager

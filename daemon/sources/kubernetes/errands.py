@@ -7,7 +7,7 @@ a thread and a connection of its own, so that none waits for another.
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,8 +26,16 @@ from daemon.sources.kubernetes.errors import (
     InvalidRequestError,
     NotFoundError,
     RefusedError,
+    TooLongError,
 )
-from daemon.sources.kubernetes.pages import decode_page, page_query
+from daemon.sources.kubernetes.pages import (
+    MOST_BYTES,
+    PAGE_ITEMS,
+    Page,
+    PageSize,
+    decode_page,
+    page_query,
+)
 from daemon.sources.kubernetes.state import ClusterState
 from daemon.sources.kubernetes.watched import (
     NAMESPACES,
@@ -265,32 +273,43 @@ class Errands:
         """(uid, resourceVersion) of all that is kept of a collection, and the list's own version."""
         what = f"list {collection.resource}"
         found: dict[ObjectKey, tuple[str, str]] = {}
-        version = more = ""
-        while True:
-            page = decode_page(what, self._get_page(what, collection, more))
+        version = ""
+        for page in self._pages(what, collection):
             self._answered()
             version = version or page.metadata.version
             for raw in page.items or ():
                 seen = _look(collection, raw)
                 if seen is not None:
                     found[seen[0]] = seen[1]
+        return found, version
+
+    def _pages(self, what: str, collection: Collection) -> Iterator[Page]:
+        more, size = "", PageSize(PAGE_ITEMS)
+        while True:
+            try:
+                page = decode_page(what, self._get_page(what, collection, more, size.items))
+            except TooLongError:
+                if not size.shrink():
+                    raise
+                continue
+            yield page
             more = page.metadata.more
             if not more:
-                return found, version
+                return
 
-    def _get_page(self, what: str, collection: Collection, more: str) -> bytes:
-        query = page_query(collection, more)
+    def _get_page(self, what: str, collection: Collection, more: str, items: int) -> bytes:
+        query = page_query(collection, more, items)
         for _, path in collection.versions[:-1]:
             try:
-                return self._listing.get(what, path, query, METADATA_LIST)
+                return self._listing.get(what, path, query, METADATA_LIST, MOST_BYTES)
             except NotFoundError:
                 continue
         try:
-            return self._listing.get(what, collection.versions[-1][1], query, METADATA_LIST)
+            return self._listing.get(what, collection.versions[-1][1], query, METADATA_LIST, MOST_BYTES)
         except InvalidRequestError:
             if collection.fallback is None:
                 raise
-        return self._get_page(what, collection.fallback, more)
+        return self._get_page(what, collection.fallback, more, items)
 
 
 def _pause(error: ApiError) -> float:

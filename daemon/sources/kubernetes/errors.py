@@ -36,6 +36,10 @@ class BadAnswerError(ApiError):
     """An answer that makes no sense: no JSON, an endless line, an object without metadata."""
 
 
+class TooLongError(BadAnswerError):
+    """A body of more bytes than are read."""
+
+
 class RefusedError(ApiError):
     """The server said no. status: the HTTP code, retry_after: seconds that it asks for, or 0."""
 
@@ -82,6 +86,12 @@ class _Status(msgspec.Struct):
     message: str = ""
     reason: str = ""
     details: dict[str, Any] | None = None
+
+
+def makes_no_sense(error: ApiError) -> bool:
+    """Whether to ask the same again may never help, so that at last it must be something else."""
+    failed_inside = isinstance(error, RefusedError) and error.status == 500
+    return failed_inside or isinstance(error, BadAnswerError | InvalidRequestError)
 
 
 def refusal(what: str, status: int, headers: Mapping[str, str], body: bytes) -> RefusedError:

@@ -5,8 +5,10 @@ has arrived. Pure.
 """
 
 from collections.abc import Collection, Mapping
+from typing import TypeAlias
 
 from daemon.model import ObjectKey
+from daemon.sources.kubernetes.allowance import NOT_KEPT
 from daemon.sources.kubernetes.cache import Entry
 from daemon.sources.kubernetes.watched import newer
 
@@ -65,6 +67,30 @@ class Expectations:
         if wanted is not None and wanted[0] == uid and not newer(wanted[1], version):
             del self._missing[name, key]
         self._surplus.pop((name, key), None)
+
+
+Listed: TypeAlias = Mapping[ObjectKey, tuple[str, str]]
+"""(uid, resourceVersion) by key."""
+
+
+def awaited(
+    listed: Listed, held: Mapping[ObjectKey, Entry], newest: str, leaving: Collection[ObjectKey]
+) -> Listed:
+    """A list as it is to be expected: with the closures, which no server has, without what is not kept (F3).
+
+    newest: the latest version that has come. What is not kept leaves no trace; what has that version, or an
+    earlier one, has come all the same, for versions come in order.
+    """
+    closures = {key for key in held if key.name == NOT_KEPT}
+    if not closures:
+        return listed
+    shut = {key.namespace for key in closures}
+    found = {
+        key: wanted
+        for key, wanted in listed.items()
+        if key.namespace not in shut or key in held or newer(wanted[1], newest)
+    }
+    return found | {key: (held[key].uid, held[key].version) for key in closures.difference(leaving)}
 
 
 def _holds(entry: Entry | None, uid: str, version: str) -> bool:

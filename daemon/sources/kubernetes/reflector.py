@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from daemon.log import get_logger
 from daemon.model import ObjectKey
+from daemon.sources.kubernetes.allowance import Allowance
 from daemon.sources.kubernetes.client import JSON, METADATA, METADATA_LIST, Connection
 from daemon.sources.kubernetes.errors import (
     ApiError,
@@ -23,55 +22,47 @@ from daemon.sources.kubernetes.errors import (
     InvalidRequestError,
     NotFoundError,
     RefusedError,
+    TooLongError,
     UnreachableError,
+    makes_no_sense,
 )
-from daemon.sources.kubernetes.pages import decode_page, page_query
+from daemon.sources.kubernetes.pages import (
+    FIRST_ITEMS,
+    MOST_BYTES,
+    PAGE_ITEMS,
+    PageSize,
+    decode_page,
+    page_query,
+)
 from daemon.sources.kubernetes.sink import LIVE, Sink, Standing
-from daemon.sources.kubernetes.stream import Event, read_events
-from daemon.sources.kubernetes.watched import (
-    Collection,
-    Seen,
-    missing_kind,
-    missing_right,
-    newer,
-    read_mark,
-)
+from daemon.sources.kubernetes.stream import BOOKMARK, CHANGES, DELETED, MODIFIED, Event, read_events
+from daemon.sources.kubernetes.timing import Timing
+from daemon.sources.kubernetes.watched import Collection, Seen, explain, identify, newer, read_mark
 
 log = get_logger(__name__)
 
-DELETED = "DELETED"
-CHANGES = ("ADDED", "MODIFIED", DELETED)
 UNREADABLE_TRIES = 3
 """After so many answers in a row that make no sense everything is listed again."""
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """All times in seconds. watch: how long a watch may last, by chance between the two.
-
-    silence: without even a bookmark, of which servers send one a minute. initial: for all events of a
-    streaming list. steady: a watch that lasted so long makes earlier failures forgotten. first_rest,
-    most_rest: between tries. absent_rest: the longest between looks for a kind that is not installed.
-    linger: how long the peers' watch goes on after the last policy that needs it: an edit may be two steps.
-    """
-
-    watch: tuple[float, float] = (300.0, 600.0)
-    silence: float = 150.0
-    initial: float = 300.0
-    steady: float = 5.0
-    first_rest: float = 0.8
-    most_rest: float = 30.0
-    absent_rest: float = 10.0
-    linger: float = 60.0
-
-
 class Reflector:
-    """run() in a thread of its own until stop()."""
+    """run() in a thread of its own until stop(). allowance: of what is to be kept of the collection."""
 
-    def __init__(self, collection: Collection, connection: Connection, sink: Sink, timing: Timing) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        connection: Connection,
+        sink: Sink,
+        timing: Timing,
+        allowance: Allowance | None = None,
+    ) -> None:
         self._collection = collection
         self._connection = connection
         self._sink = sink
         self._timing = timing
+        self._allowance = allowance if allowance is not None else Allowance(None)
+        self._listed_at = 0.0
+        self._again = timing.again
         self._standing = Standing()
         self._served = 0  # index into the collection's versions
         self._absent = 0  # how many of them were not served, in a row
@@ -185,7 +176,7 @@ class Reflector:
                 self._unreadable = 0
         absent = isinstance(error, NotFoundError)
         refused = absent or isinstance(error, ForbiddenError)
-        self._stand(Standing(False, self._version is None, refused, self._explain(error), absent))
+        self._stand(Standing(False, self._version is None, refused, explain(self._collection, error), absent))
         unreached = isinstance(error, UnreachableError) and not self._opened
         with self._called:
             seconds = self._pause(error) if wait else 0.0
@@ -200,14 +191,6 @@ class Reflector:
         asked = error.retry_after if isinstance(error, RefusedError) else 0.0
         # Full jitter: a server that comes back is asked by every node of the cluster.
         return asked + random.uniform(0.1, 1.0) * longest  # noqa: S311 (jitter, no secret)
-
-    def _explain(self, error: ApiError) -> str:
-        if isinstance(error, NotFoundError):
-            return missing_kind(self._collection.resource)
-        if isinstance(error, ForbiddenError):
-            verb, _, resource = error.what.partition(" ")
-            return f"{missing_right(verb, resource)} ({error.message})"
-        return str(error)
 
     def _stand(self, standing: Standing) -> None:
         if standing != self._standing:
@@ -247,19 +230,26 @@ class Reflector:
         what = f"list {self._collection.resource}"
         accept = METADATA_LIST if self._collection.metadata_only else JSON
         found: dict[ObjectKey, Seen] = {}
-        more = ""
+        more, size = "", PageSize(PAGE_ITEMS if self._collection.metadata_only else FIRST_ITEMS)
+        self._allowance.begin()
         while True:
+            query = page_query(self._collection, more, size.items)
             try:
-                body = self._connection.get(what, self._path, page_query(self._collection, more), accept)
+                body = self._connection.get(what, self._path, query, accept, MOST_BYTES)
+            except TooLongError:
+                if not size.shrink():
+                    raise
+                continue
             except InvalidRequestError:
                 if self._collection.fallback is None:
                     raise
                 self._collection = self._collection.fallback
                 return
             self._opened = True
+            size.came(len(body))
             page = decode_page(what, body)
             for raw in page.items or ():
-                self._keep(found, self._collection.decode(self._collection, raw))
+                self._keep(found, self._allowance.take(self._collection, raw, known=False))
             more = page.metadata.more
             if not more:
                 break
@@ -268,7 +258,12 @@ class Reflector:
     def _list_ended(self, found: Mapping[ObjectKey, Seen], version: str) -> None:
         if not version:
             raise BadAnswerError(f"list {self._collection.resource}", "a list without resourceVersion")
-        self._sink.listed(self._collection, found.values())
+        closures = self._allowance.closures()
+        if not closures:
+            self._again = self._timing.again
+        # What closes comes first.
+        self._sink.listed(self._collection, [*closures, *found.values()])
+        self._listed_at = time.monotonic()
         self._version, self._standing = version, LIVE
         self._live()
 
@@ -294,12 +289,26 @@ class Reflector:
                 lasted = time.monotonic() - started
                 if lasted >= self._timing.steady:
                     self._failures = 0
-        if self._is_called():
+        if self._is_called() or self._lists_again():
             return
         # One that ends before its time was ended by a server that stops.
         self._doubtful = lasted < 0.9 * seconds
         if lasted < min(self._timing.steady, 0.9 * seconds):
             raise UnreachableError(what, "closed at once")
+
+    def _is_worth_listing(self) -> bool:
+        """Whether there is room again for much of what was not kept, and the last list is long ago (F3)."""
+        return self._allowance.worth_listing and time.monotonic() - self._listed_at >= self._again
+
+    def _lists_again(self) -> bool:
+        """List again for that sake. Nothing is out of date by it: what is known was told a moment ago."""
+        if not self._is_worth_listing():
+            return False
+        self._again = min(2 * self._again, self._timing.most_again)
+        self._version = None
+        reason = "there is room again for what was not kept: all is read again"
+        self._stand(Standing(False, False, False, reason))
+        return True
 
     def _follow(self, what: str, pieces: Iterable[bytes], whole: bool) -> None:
         """Take over what a watch sends until it ends; whole: it begins with all that there is."""
@@ -307,12 +316,16 @@ class Reflector:
         initial: dict[ObjectKey, Seen] | None = {} if whole else None
         if initial is None:
             self._live()
+        else:
+            self._allowance.begin()
         for batch in read_events(what, pieces):
             if self._is_called():
                 return
             initial = self._take(batch, initial)
             if initial is None:
                 self._unreadable = 0
+                if self._is_worth_listing():
+                    return
             elif time.monotonic() > deadline:
                 raise UnreachableError(what, f"no whole list in {self._timing.initial:g} s")
         if initial is not None:
@@ -334,17 +347,17 @@ class Reflector:
     ) -> tuple[list[Event], dict[ObjectKey, Seen] | None]:
         """Events of a list; those after its end are left over."""
         for number, event in enumerate(batch):
-            if event.type == "BOOKMARK":
+            if event.type == BOOKMARK:
                 version, ends = read_mark(self._collection, event.object)
                 if ends:
                     self._list_ended(initial, version)
                     return batch[number + 1 :], None
             elif event.type in CHANGES:
-                seen = self._collection.decode(self._collection, event.object)
                 if event.type == DELETED:
-                    initial.pop(seen.key, None)
+                    initial.pop(self._allowance.lose(self._collection, event.object).key, None)
                 else:
-                    self._keep(initial, seen)
+                    known = event.type == MODIFIED
+                    self._keep(initial, self._allowance.take(self._collection, event.object, known=known))
         return [], initial
 
     def _apply(self, batch: list[Event]) -> None:
@@ -353,15 +366,15 @@ class Reflector:
         version = self._version or "0"
         try:
             for event in batch:
-                if event.type == "BOOKMARK":
+                if event.type == BOOKMARK:
                     mark, _ = read_mark(self._collection, event.object)
                     version = mark if newer(mark, version) else version
                 elif event.type in CHANGES:
-                    seen = self._collection.decode(self._collection, event.object)
+                    at = identify(self._collection, event.object)[1].resource_version
                     # Versions only grow; with one that was there already it would go back in time.
-                    if newer(seen.version, version):
-                        changes.append((event.type == DELETED, seen))
-                        version = seen.version
+                    if newer(at, version):
+                        changes += self._allowance.follow(self._collection, event)
+                        version = at
         finally:
             if changes:
                 self._sink.changed(self._collection, changes)
@@ -373,9 +386,3 @@ class Reflector:
             found.pop(seen.key, None)
         else:
             found[seen.key] = seen
-
-
-def makes_no_sense(error: ApiError) -> bool:
-    """Whether to ask the same again may never help, so that at last it must be something else."""
-    failed_inside = isinstance(error, RefusedError) and error.status == 500
-    return failed_inside or isinstance(error, BadAnswerError | InvalidRequestError)

@@ -11,12 +11,14 @@ from typing import Any
 
 from daemon.model import ObjectKey
 from daemon.sources.base import Finding, Update
+from daemon.sources.kubernetes.allowance import Allowance
 from daemon.sources.kubernetes.client import Client
 from daemon.sources.kubernetes.errands import LOOK_UP_SECONDS, Errands
 from daemon.sources.kubernetes.events import EventRecorder, Objects
-from daemon.sources.kubernetes.reflector import Reflector, Timing
+from daemon.sources.kubernetes.reflector import Reflector
 from daemon.sources.kubernetes.sink import Callbacks, Standing
 from daemon.sources.kubernetes.state import ClusterState
+from daemon.sources.kubernetes.timing import Timing
 from daemon.sources.kubernetes.watched import (
     NAMESPACES,
     NET_ATTACH_DEFS,
@@ -39,9 +41,12 @@ class KubernetesSource:
         publish: Callable[[Update], None],
         timing: Timing,
         events: bool,
+        most: int,
     ) -> None:
+        """most: bytes of policies that are kept of one namespace (F3)."""
         self._client = client
         self._timing = timing
+        self._most = most
         self._always = (own_pods(node_name), POLICIES, NET_ATTACH_DEFS, NAMESPACES)
         self._peers = peer_pods(node_name)
         callbacks = Callbacks(self._count(publish), self._follow_needs, self._nudge, self._start_over)
@@ -134,7 +139,8 @@ class KubernetesSource:
         return thread
 
     def _reflect(self, collection: Collection) -> None:
-        reflector = Reflector(collection, self._client.connect(), self._state, self._timing)
+        allowance = Allowance(self._most if collection is POLICIES else None)
+        reflector = Reflector(collection, self._client.connect(), self._state, self._timing, allowance)
         self._reflectors[collection.name] = reflector
         self._reflecting[collection.name] = self._spawn(collection.name, reflector.run)
 

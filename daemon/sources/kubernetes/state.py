@@ -16,7 +16,7 @@ from daemon.model import Change, ContainerPort, Namespace, ObjectKey, Pod, Polic
 from daemon.sources.base import Finding, Found, Update
 from daemon.sources.kubernetes.cache import Cache
 from daemon.sources.kubernetes.departures import Departures
-from daemon.sources.kubernetes.expectations import Expectations, is_one_history
+from daemon.sources.kubernetes.expectations import Expectations, awaited, is_one_history
 from daemon.sources.kubernetes.needs import Needs
 from daemon.sources.kubernetes.sink import LIVE, Callbacks, Standing
 from daemon.sources.kubernetes.summary import standing_problems, summarize
@@ -241,7 +241,8 @@ class ClusterState:
             agrees = bool(self._distrusted & self._listed) or is_one_history(listed, version, held, newest)
             if agrees and self._expectations is not None:
                 leaving = self._departures.keys if name == POLICIES.name else ()
-                self._expectations.expect(name, listed, version, held, leaving)
+                come = awaited(listed, held, self._newest.get(name, "0"), leaving)
+                self._expectations.expect(name, come, version, held, leaving)
         if not agrees:
             log.warning("history-changed", extra={"which": name, "had": newest, "has": version})
             self.history_changed()
@@ -365,7 +366,7 @@ class ClusterState:
         if self._departures.kind_goes:
             message = f"the kind {POLICIES.resource} is being removed; its policies stay in force"
             problems["kind"] = (Problem("", message),)
-        problems |= {str(key): (problem,) for key, problem in self._cache.problems.items()}
+        problems |= self._cache.told()
         return msgspec.structs.replace(
             summarize(standings, self._listed, self._complete),
             problems=problems,

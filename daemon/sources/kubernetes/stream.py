@@ -19,6 +19,10 @@ MAX_LINE = 16 << 20
 """Bytes of one event. An object has 1.5 MiB in etcd; as JSON it may be some times as long."""
 
 
+ADDED, MODIFIED, DELETED, BOOKMARK = "ADDED", "MODIFIED", "DELETED", "BOOKMARK"
+CHANGES = (ADDED, MODIFIED, DELETED)
+
+
 class Event(msgspec.Struct, frozen=True):
     """One line. type: ADDED, MODIFIED, DELETED or BOOKMARK; others are for newer clients."""
 

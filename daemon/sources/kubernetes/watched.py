@@ -13,7 +13,7 @@ from daemon.decode import decode_object
 from daemon.decode.fields import NETWORK_STATUS
 from daemon.errors import DecodeError
 from daemon.model import ClusterObject, ObjectKey, Pod, Problem
-from daemon.sources.kubernetes.errors import BadAnswerError
+from daemon.sources.kubernetes.errors import ApiError, BadAnswerError, ForbiddenError, NotFoundError
 
 GROUP = "k8s.cni.cncf.io"
 CRD_FILES = {
@@ -200,3 +200,13 @@ def missing_kind(resource: str) -> str:
 def missing_right(verb: str, resource: str) -> str:
     """What to do about a right that we lack."""
     return f"{verb} on {resource} is not granted; {RIGHTS_FILE} grants it"
+
+
+def explain(collection: Collection, error: ApiError) -> str:
+    """Why a collection can't be had, and what to do about it."""
+    if isinstance(error, NotFoundError):
+        return missing_kind(collection.resource)
+    if isinstance(error, ForbiddenError):
+        verb, _, resource = error.what.partition(" ")
+        return f"{missing_right(verb, resource)} ({error.message})"
+    return str(error)

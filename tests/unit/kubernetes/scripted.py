@@ -12,8 +12,9 @@ import trustme
 
 from daemon.sources.kubernetes.client import Client, Connection, Limits
 from daemon.sources.kubernetes.kubeconfig import Access
-from daemon.sources.kubernetes.reflector import Reflector, Timing
+from daemon.sources.kubernetes.reflector import Reflector
 from daemon.sources.kubernetes.sink import Standing
+from daemon.sources.kubernetes.timing import Timing
 from daemon.sources.kubernetes.watched import Collection, Seen
 from tests.unit.kubernetes.serving import HOST, Exchange, Server, make_client, pem, serve
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from daemon.sources.kubernetes.reflector import Reflector, Timing
+from daemon.sources.kubernetes.reflector import Reflector
+from daemon.sources.kubernetes.timing import Timing
 from daemon.sources.kubernetes.watched import peer_pods
 from tests.lab.polling import poll
 from tests.unit.kubernetes.reflector_cases import BRISK, CASES, LONG, PODS, Case

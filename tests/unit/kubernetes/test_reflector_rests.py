@@ -6,7 +6,8 @@ import time
 import pytest
 
 from daemon.sources.kubernetes.errors import ApiError, NotFoundError, RefusedError, UnreachableError
-from daemon.sources.kubernetes.reflector import Reflector, Timing
+from daemon.sources.kubernetes.reflector import Reflector
+from daemon.sources.kubernetes.timing import Timing
 from daemon.sources.kubernetes.watched import NAMESPACES
 from tests.lab.polling import poll
 from tests.unit.kubernetes.reflector_cases import BRISK, LONG, PODS
