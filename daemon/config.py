@@ -239,7 +239,8 @@ OPTIONS: tuple[_Option, ...] = (
         "namespaceElements",
         DEFAULT.elements,
         _count,
-        "addresses, ports and selectors (ten each) of one namespace's policies, and pods in their sets",
+        "addresses, ports and selectors (ten each) of one namespace's policies, and pods in their sets; in a "
+        "cluster 64 bytes of policies each are kept of it",
         int,
         "NUMBER",
     ),

@@ -11,7 +11,7 @@ import msgspec
 
 from daemon.model import EVERYWHERE, ObjectKey, Policy, Problem, Selector
 from daemon.sources.kubernetes.stream import DELETED, MODIFIED, Event
-from daemon.sources.kubernetes.watched import Collection, Seen, identify
+from daemon.sources.kubernetes.watched import Collection, Seen, identify, newer
 
 NOT_KEPT = "(not kept)"
 """A closure's name, which no object can have."""
@@ -110,8 +110,8 @@ class Allowance:
             if kept.bytes > room:
                 place.wasted += len(raw)
                 seen, kept = nothing, None
-        if kept is None:
-            place.version = metadata.resource_version
+        if kept is None and newer(seen.version, place.version):
+            place.version = seen.version  # lists are not in the order of versions
         self._put(key, place, kept, was_missing=known and before is None, is_missing=kept is None)
         return seen
 

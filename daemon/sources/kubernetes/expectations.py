@@ -68,6 +68,13 @@ class Expectations:
             del self._missing[name, key]
         self._surplus.pop((name, key), None)
 
+    def listed(self, name: str, held: Mapping[ObjectKey, Entry], newest: str) -> None:
+        """The cache has a whole list now: what of it is not kept is not waited for, as in awaited()."""
+        closed = _closed(held)
+        for place, (_, version) in list(self._missing.items()):
+            if place[0] == name and place[1].namespace in closed and not newer(version, newest):
+                del self._missing[place]
+
 
 Listed: TypeAlias = Mapping[ObjectKey, tuple[str, str]]
 """(uid, resourceVersion) by key."""
@@ -81,16 +88,21 @@ def awaited(
     newest: the latest version that has come. What is not kept leaves no trace; what has that version, or an
     earlier one, has come all the same, for versions come in order.
     """
-    closures = {key for key in held if key.name == NOT_KEPT}
-    if not closures:
+    closed = _closed(held)
+    if not closed:
         return listed
-    shut = {key.namespace for key in closures}
     found = {
         key: wanted
         for key, wanted in listed.items()
-        if key.namespace not in shut or key in held or newer(wanted[1], newest)
+        if key.namespace not in closed or key in held or newer(wanted[1], newest)
     }
-    return found | {key: (held[key].uid, held[key].version) for key in closures.difference(leaving)}
+    staying = (key for key in closed.values() if key not in leaving)
+    return found | {key: (held[key].uid, held[key].version) for key in staying}
+
+
+def _closed(held: Mapping[ObjectKey, Entry]) -> dict[str, ObjectKey]:
+    """The closures, by namespace."""
+    return {key.namespace: key for key in held if key.name == NOT_KEPT}
 
 
 def _holds(entry: Entry | None, uid: str, version: str) -> bool:

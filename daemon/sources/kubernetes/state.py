@@ -67,8 +67,9 @@ class ClusterState:
             if name == POLICIES.name:
                 self._departures.listed(gone, time.monotonic())
             else:
-                for key in gone:
-                    changes += self._remove(name, key)
+                changes += [change for key in gone for change in self._remove(name, key)]
+            if self._expectations is not None:
+                self._expectations.listed(name, self._cache.view(name), self._newest.get(name, "0"))
             self._listed.add(name)
             self._standings[name] = LIVE
         self._note(name, before, LIVE)

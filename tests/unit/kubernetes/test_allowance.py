@@ -129,7 +129,7 @@ def test_nor_without_end_what_turns_out_too_large() -> None:
 
 
 def test_a_closure_isolates_all_and_permits_nothing() -> None:
-    allowance, _ = listed(100, raw("a", version=4), raw("b", version=7))
+    allowance, _ = listed(100, raw("a", version=7), raw("b", version=4))
     _, change = allowance.follow(POLICIES, Event(ADDED, raw("c", version=9)))
     (closure,) = Allowance.closures(_again(allowance))
     found = closure.object
@@ -155,7 +155,7 @@ def test_a_closure_isolates_all_and_permits_nothing() -> None:
 
 def _again(allowance: Allowance) -> Allowance:
     allowance.begin()
-    for name, version in (("a", 4), ("b", 7)):
+    for name, version in (("a", 7), ("b", 4)):
         allowance.take(POLICIES, raw(name, version=version), known=False)
     return allowance
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import pytest
@@ -118,8 +118,10 @@ def cluster(*steps: Step, feed: Feed, **timing: Any) -> Iterator[Cluster]:
             assert not thread.is_alive()
 
 
-A, B, C, D = (raw(name, 1300, version) for name, version in (("a", 1), ("b", 2), ("c", 3), ("d", 8)))
-LISTED = [event("ADDED", name, 1300, version) for name, version in (("a", 1), ("b", 2), ("c", 3))]
+# Lists are not in the order of versions.
+VERSIONS = {"a": 1, "b": 4, "c": 3, "d": 8}
+A, B, C, D = (raw(name, 1300, version) for name, version in VERSIONS.items())
+LISTED = [event("ADDED", name, 1300, VERSIONS[name]) for name in "abc"]
 
 
 def streamed(*lines: bytes) -> tuple[list[Step], Feed]:
@@ -136,11 +138,12 @@ def paged(*lines: bytes) -> tuple[list[Step], Feed]:
     return [refuses(422), *map(says, bodies)], Feed()
 
 
-FORMS: list[Callable[..., tuple[list[Step], Feed]]] = [streamed, paged]
+Form: TypeAlias = Callable[..., tuple[list[Step], Feed]]
+FORMS: list[Form] = [streamed, paged]
 
 
 @contextmanager
-def flooded(form: Callable[..., tuple[list[Step], Feed]] = streamed, **timing: Any) -> Iterator[Cluster]:
+def flooded(form: Form = streamed, **timing: Any) -> Iterator[Cluster]:
     """Of a, b and c there is no room for c."""
     steps, feed = form(*LISTED)
     with cluster(*steps, feed=feed, **timing) as made:
@@ -149,7 +152,7 @@ def flooded(form: Callable[..., tuple[list[Step], Feed]] = streamed, **timing: A
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_it_is_closed_while_one_is_missing_and_open_afterwards(form: Any) -> None:
+def test_it_is_closed_while_one_is_missing_and_open_afterwards(form: Form) -> None:
     with flooded(form) as found:
         assert found.told.names == [NOT_KEPT, "a", "b"]
         assert found.store.problems()[SHUT][0].message.startswith("of its policies 1 is not kept")
@@ -164,7 +167,37 @@ def test_it_is_closed_while_one_is_missing_and_open_afterwards(form: Any) -> Non
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_barrier_does_not_wait_for_what_is_not_kept(form: Any) -> None:
+def test_a_barrier_after_a_list_of_which_most_is_not_kept(form: Form) -> None:
+    listed = [event("ADDED", name, 1300, version) for name, version in (("c", 2), ("d", 4), ("e", 3))]
+    steps, feed = form(*listed[:1], event("ADDED", "x", 3900, 3), *listed[1:2], event("ADDED", "y", 1300, 1))
+    with cluster(*steps, feed=feed) as found:
+        found.wait(CLOSED)
+        rest = (raw("c", 1300, 2), raw("x", 3900, 3), raw("d", 1300, 4), raw("y", 1300, 1))
+        assert found.sync(*rest)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_barrier_before_the_first_list(form: Form) -> None:
+    """A daemon that has just started: what will not be kept is expected like all."""
+    gate = threading.Event()
+    steps, feed = form(*LISTED)
+    first, *rest = [*steps, feed]
+
+    def late(exchange: Exchange) -> None:
+        gate.wait(3.0)
+        first(exchange)
+
+    with cluster(late, *rest[:-1], feed=rest[-1] if rest else Feed()) as found:
+        found.told.state.begin_round()
+        listed = {ObjectKey(POLICIES.kind, "ns", name): (f"u-{name}", str(VERSIONS[name])) for name in "abc"}
+        assert found.told.state.expect(POLICIES, listed, "20", "")
+        assert not found.told.state.wait_settled(0.05)
+        gate.set()
+        assert found.told.state.wait_settled(3.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_barrier_does_not_wait_for_what_is_not_kept(form: Form) -> None:
     with flooded(form) as found:
         assert found.sync(A, B, C)
         assert not found.sync(A, B, C, D, seconds=0.05)  # which has not come yet

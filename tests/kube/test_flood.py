@@ -1,0 +1,106 @@
+"""A tenant who floods the API server with policies closes his own namespace, and no other one notices.
+
+proves: F3
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.kube.world import CLIENTS, KubeWorld, only
+from tests.lab import Lab, objects
+from tests.lab.apiserver import ApiServer
+from tests.lab.polling import poll
+from tests.netns.lifeworld import PORT
+
+ELEMENTS = 1000
+"""Room for 64,000 bytes of policies."""
+FLOOD = 12
+BLOCKS = {"from": [{"ipBlock": {"cidr": f"192.0.2.{n % 250}/32"}} for n in range(200)]}
+"""A policy with them has 8 KB."""
+
+
+@dataclass
+class Two:
+    """A tenant with a policy for his server, and a neighbour with one for his."""
+
+    tenant: KubeWorld
+    neighbour: KubeWorld
+
+    def assert_as_before(self) -> None:
+        for world in (self.tenant, self.neighbour):
+            world.assert_open("a")
+            world.assert_blocked("b")
+
+    def assert_closed(self) -> None:
+        """The tenant's clients may not even send, and the neighbour's may as ever."""
+        self.tenant.assert_blocked("a", "b")
+        self.neighbour.assert_open("a")
+        self.neighbour.assert_blocked("b")
+
+    def flood(self, count: int = FLOOD) -> list[objects.Object]:
+        """Policies for a network that nobody is on."""
+        spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [BLOCKS]}
+        return [objects.policy(f"flood-{n}", spec, "elsewhere", self.tenant.space) for n in range(count)]
+
+
+@pytest.fixture
+def two(own_server: ApiServer) -> Iterator[Two]:
+    with Lab() as lab:
+        tenant = KubeWorld(lab, own_server, options=[f"--namespace-elements={ELEMENTS}"])
+        neighbour = KubeWorld(lab, own_server, (), daemon=tenant.daemon, runtime=tenant.runtime)
+        neighbour.numbers = itertools.count(100)
+        for name in ("server", *CLIENTS):
+            neighbour.start(name)
+        neighbour.server.pod.prober.serve(PORT)
+        made = Two(tenant, neighbour)
+        for world in (tenant, neighbour):
+            world.apply(world.policy(only("a")))
+        made.assert_as_before()
+        yield made
+
+
+def told(two: Two) -> list[str]:
+    """What is reported of closed namespaces."""
+    return [line for line in two.tenant.daemon.ctl("status")["problems"] if "not kept" in line]
+
+
+def test_who_floods_closes_his_own_namespace(two: Two) -> None:
+    tenant = two.tenant
+    tenant.apply(*two.flood())
+    two.assert_closed()
+    (line,) = told(two)
+    assert line.startswith(
+        f"MultiNetworkPolicy {tenant.space}/(not kept): metadata.namespace: of its policies"
+    )
+    policies = {item["name"] for item in tenant.daemon.ctl("policies") if item["namespace"] == tenant.space}
+    assert {"p", "(not kept)"} < policies
+    assert len(policies) < FLOOD
+    # The neighbour's edits count, here and after a start that lists all of it.
+    tenant.daemon.restart()
+    tenant.sync()
+    two.assert_closed()
+    two.neighbour.apply(two.neighbour.policy(only("b")))
+    two.neighbour.assert_open("b")
+    two.neighbour.assert_blocked("a")
+    two.neighbour.apply(two.neighbour.policy(only("a")))
+    for raw in two.flood():
+        tenant.api.delete("MultiNetworkPolicy", tenant.space, raw["metadata"]["name"])
+    poll(lambda: told(two), lambda lines: not lines)
+    tenant.sync()
+    two.assert_as_before()
+
+
+def test_one_that_is_made_smaller_is_kept(two: Two) -> None:
+    tenant = two.tenant
+    tenant.apply(*two.flood())
+    two.assert_closed()
+    small = objects.policy("flood-0", only("nobody") | {"podSelector": {}}, "elsewhere", tenant.space)
+    for raw in two.flood():
+        tenant.api.apply({**small, "metadata": {**small["metadata"], "name": raw["metadata"]["name"]}})
+    poll(lambda: told(two), lambda lines: not lines)
+    tenant.sync()
+    two.assert_as_before()
+    assert two.tenant.daemon.ctl("status")["ready"] is True
