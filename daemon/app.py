@@ -43,7 +43,7 @@ from daemon.registry import Registry
 from daemon.report import Report
 from daemon.server import MAX_CONNECTIONS, Server
 from daemon.sources.base import Source, Update
-from daemon.sources.kubernetes.allowance import ELEMENT_BYTES
+from daemon.sources.kubernetes.allowance import most_bytes
 from daemon.sources.kubernetes.client import Client
 from daemon.sources.kubernetes.login import Login, follow_kubeconfig, follow_pod
 from daemon.sources.kubernetes.source import KubernetesSource
@@ -296,7 +296,7 @@ def make_source(settings: Settings, publish: Callable[[Update], None]) -> Source
     node = node_name(settings)
     log.info("node", extra={"node": node})
     client = Client(login, f"multi-networkpolicyd/{version('multi-networkpolicy')} ({node})")
-    most = ELEMENT_BYTES * settings.namespace_elements
+    most = most_bytes(settings.namespace_rules, settings.namespace_elements)
     return KubernetesSource(client, node, publish, Timing(), settings.events, most)
 
 

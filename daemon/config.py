@@ -239,8 +239,7 @@ OPTIONS: tuple[_Option, ...] = (
         "namespaceElements",
         DEFAULT.elements,
         _count,
-        "addresses, ports and selectors (ten each) of one namespace's policies, and pods in their sets; in a "
-        "cluster 64 bytes of policies each are kept of it",
+        "addresses, ports and selectors (ten each) of one namespace's policies, and pods in their sets",
         int,
         "NUMBER",
     ),

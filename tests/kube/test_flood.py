@@ -15,9 +15,9 @@ from tests.lab.apiserver import ApiServer
 from tests.lab.polling import poll
 from tests.netns.lifeworld import PORT
 
-ELEMENTS = 1000
-"""Room for 64,000 bytes of policies."""
-FLOOD = 12
+BUDGET = ["--namespace-elements=1000", "--namespace-rules=10"]
+"""Room for 75,000 bytes of policies."""
+FLOOD = 14
 BLOCKS = {"from": [{"ipBlock": {"cidr": f"192.0.2.{n % 250}/32"}} for n in range(200)]}
 """A policy with them has 8 KB."""
 
@@ -49,7 +49,7 @@ class Two:
 @pytest.fixture
 def two(own_server: ApiServer) -> Iterator[Two]:
     with Lab() as lab:
-        tenant = KubeWorld(lab, own_server, options=[f"--namespace-elements={ELEMENTS}"])
+        tenant = KubeWorld(lab, own_server, options=BUDGET)
         neighbour = KubeWorld(lab, own_server, (), daemon=tenant.daemon, runtime=tenant.runtime)
         neighbour.numbers = itertools.count(100)
         for name in ("server", *CLIENTS):

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from daemon.model import EVERYWHERE, ObjectKey, Policy, Selector
-from daemon.sources.kubernetes.allowance import NOT_KEPT, Allowance
+from daemon.model import EVERYWHERE, CommonRules, ObjectKey, Policy, Selector
+from daemon.policy.budget import Budget
+from daemon.policy.governing import Policies
+from daemon.sources.kubernetes.allowance import NOT_KEPT, Allowance, most_bytes
 from daemon.sources.kubernetes.stream import ADDED, DELETED, MODIFIED, Event
 from daemon.sources.kubernetes.watched import POLICIES, Collection, Seen
 from tests.unit.kubernetes.sized import PLAIN, raw
@@ -244,3 +246,41 @@ def test_it_is_not_worth_it_for_what_grew_too_large() -> None:
     assert not worth(allowance)
     follow(allowance, MODIFIED, raw("a", 999))
     assert worth(allowance)
+
+
+# --- beside what may be in force -------------------------------------------------------------------------
+
+USED: list[tuple[str, Budget, list[dict[str, Any]]]] = [
+    (
+        "blocks",
+        Budget(10, 3000),
+        [{"ingress": [{"from": [{"ipBlock": {"cidr": f"2001:db8:1:{n:x}::/64"}} for n in range(3000)]}]}],
+    ),
+    (
+        "spans of ports",
+        Budget(10, 3000),
+        [{"ingress": [{"ports": [{"port": 1000, "endPort": 2000, "protocol": "TCP"}] * 3000}]}],
+    ),
+    ("one rule each", Budget(100, 1), [{"ingress": [{}]}] * 100),
+    (
+        "selectors",
+        Budget(100, 1100),
+        [{"egress": [{"to": [{"podSelector": {"matchLabels": {"app": "x" * 60}}}]}]}] * 100,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "budget", "specs"), USED, ids=[case[0] for case in USED])
+def test_what_may_be_in_force_is_kept(name: str, budget: Budget, specs: list[dict[str, Any]]) -> None:
+    """F1: a namespace that uses its budget up is not closed for it."""
+    fields = [{"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {"x": "x" * 200}}}]
+    allowance, store = Allowance(most_bytes(budget.rules, budget.elements)), Policies(CommonRules(), budget)
+    for number, spec in enumerate(specs):
+        made = msgspec.json.decode(raw(f"p{number}", spec={"podSelector": {}, **spec}))
+        made["metadata"]["managedFields"] = fields
+        one = msgspec.Raw(msgspec.json.encode(made))
+        seen = allowance.take(POLICIES, one, known=False)
+        assert isinstance(seen.object, Policy), name
+        store.put(("ns", f"p{number}"), seen.object)
+    assert list(store.problems()) == []
+    assert allowance.closures() == []

@@ -16,7 +16,7 @@ import pytest
 
 from daemon.model import AttachmentKey, CommonRules, Policy, Subject
 from daemon.policy.budget import DEFAULT
-from daemon.sources.kubernetes.allowance import ELEMENT_BYTES, NOT_KEPT, Allowance
+from daemon.sources.kubernetes.allowance import NOT_KEPT, Allowance, most_bytes
 from daemon.sources.kubernetes.client import PIECE, Connection
 from daemon.sources.kubernetes.reflector import Reflector
 from daemon.sources.kubernetes.timing import Timing
@@ -82,7 +82,7 @@ def grown(spec: Mapping[str, Any], count: int) -> tuple[int, float, float]:
     gc.collect()
     before = _resident()
     flood = Flood(spec, count)
-    allowance = Allowance(ELEMENT_BYTES * DEFAULT.elements)
+    allowance = Allowance(most_bytes(DEFAULT.rules, DEFAULT.elements))
     flood.reflector = Reflector(POLICIES, cast(Connection, flood), told.state, Timing(), allowance)
     flood.reflector.run()
     store = Store(CommonRules())
