@@ -6,9 +6,13 @@ proves: F3
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from daemon.sources.kubernetes.allowance import NOT_KEPT
+from daemon.sources.kubernetes.watched import POLICIES
+from tests.kube.sourcing import sourcing
 from tests.kube.world import CLIENTS, KubeWorld, only
 from tests.lab import Lab, objects
 from tests.lab.apiserver import ApiServer
@@ -104,3 +108,22 @@ def test_one_that_is_made_smaller_is_kept(two: Two) -> None:
     tenant.sync()
     two.assert_as_before()
     assert two.tenant.daemon.ctl("status")["ready"] is True
+
+
+def test_what_was_not_kept_is_read_again_when_there_is_room(own_server: ApiServer, tmp_path: Path) -> None:
+    """Without anybody's touching it, on a real server's lists and watches."""
+    api, space = own_server.admin, "crowded"
+    api.apply(objects.namespace(space))
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [BLOCKS]}
+    for number in range(10):
+        api.apply(objects.policy(f"p{number}", spec, "net1", space))
+    with sourcing(own_server.kubeconfig("crowded"), own_server, most=60_000, again=0.2) as made:
+        made.wait_complete()
+        kept = sorted(key.name for key in made.model if key.namespace == space)
+        assert kept[0] == NOT_KEPT
+        assert 3 < len(kept) < 10
+        for name in kept[2:]:
+            api.delete(POLICIES.kind, space, name)
+        made.converge()
+        assert sum(key.namespace == space for key in made.model) > 3
+        made.sync()

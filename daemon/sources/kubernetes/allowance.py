@@ -47,7 +47,7 @@ class _Place(msgspec.Struct):
     """A namespace. missing: policies that are not kept; version: the latest of those.
 
     told: what was said last of how many these are. freed: there is more room than at the last list.
-    wasted: bytes that were decoded in vain since then.
+    wasted: bytes of it that were decoded in vain.
     """
 
     kept: dict[str, _Kept] = {}
@@ -69,6 +69,7 @@ class Allowance:
         self._most = most
         self._places: dict[str, _Place] = {}  # only of those that have any policy
         self._worth: set[str] = set()
+        self._listing = False
 
     @property
     def worth_listing(self) -> bool:
@@ -79,6 +80,7 @@ class Allowance:
         """A list begins: nothing is there yet."""
         self._places.clear()
         self._worth.clear()
+        self._listing = True
 
     def follow(self, collection: Collection, event: Event) -> list[tuple[bool, Seen]]:
         """What an event after the list comes to: (whether it was deleted, object). Raises BadAnswerError.
@@ -107,8 +109,8 @@ class Allowance:
         room = self._most - place.bytes + (before.bytes if before is not None else 0)
         seen = nothing = Seen(key, metadata.uid, metadata.resource_version)
         kept = None
-        # Decoding takes a second for 2 MB, so only what may fit is decoded, and not without end.
-        if len(raw) + _POLICY <= room and place.wasted < self._most:
+        # Decoding takes a second for 2 MB, so of a list only what may fit is decoded, and not without end.
+        if len(raw) + _POLICY <= room and not (self._listing and place.wasted >= self._most):
             seen = collection.decode(collection, raw)
             kept = _weigh(seen, len(raw), before)
             if kept.bytes > room:
@@ -129,6 +131,7 @@ class Allowance:
 
     def closures(self) -> list[Seen]:
         """Those of a list that has come to its end."""
+        self._listing = False
         found = [self._news(namespace) for namespace in list(self._places)]
         return [closure[1] for closure in found if closure is not None]
 

@@ -114,7 +114,7 @@ def test_nothing_is_decoded_for_which_there_is_no_room() -> None:
 
 
 def test_nor_without_end_what_turns_out_too_large() -> None:
-    """As many bytes in vain as may be kept, until the next list."""
+    """As many bytes in vain as may be kept, with each list; events have cost their author something."""
     many = {**PLAIN, "egress": [{}] * 3000}
     size = len(raw(spec=many))
     counting, decoded = count_decodes()
@@ -125,6 +125,11 @@ def test_nor_without_end_what_turns_out_too_large() -> None:
         for number in range(50):
             allowance.take(counting, raw(f"p{number}", spec=many), known=False)
         assert len(decoded) == 3
+    allowance.closures()
+    for number in range(9):
+        allowance.follow(counting, Event(MODIFIED, raw("p1", version=number, spec=many)))
+    assert len(decoded) == 12
+    assert follow(allowance, MODIFIED, raw("p1")) == ["+p1"]
 
 
 # --- what closes, and what opens -------------------------------------------------------------------------
