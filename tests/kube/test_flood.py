@@ -19,9 +19,9 @@ from tests.lab.apiserver import ApiServer
 from tests.lab.polling import poll
 from tests.netns.lifeworld import PORT
 
-BUDGET = ["--namespace-elements=1000", "--namespace-rules=10"]
-"""Room for 75,000 bytes of policies."""
-FLOOD = 14
+BUDGET = ["--namespace-elements=1000", "--namespace-rules=40"]
+"""Room for 120,000 bytes of policies."""
+FLOOD = 20
 BLOCKS = {"from": [{"ipBlock": {"cidr": f"192.0.2.{n % 250}/32"}} for n in range(200)]}
 """A policy with them has 8 KB."""
 
