@@ -103,7 +103,7 @@ class Selector(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
 # --- policies --------------------------------------------------------------------------------------------
 
 
-class Block(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
+class Block(msgspec.Struct, gc=False, frozen=True, cache_hash=True, tag="block"):
     """An ipBlock: `cidr` minus its own `except` (C6), resolved once at decoding.
 
     text: as the author wrote it, for people. family: 4 or 6. spans: sorted, disjoint, not adjacent; may be
@@ -115,7 +115,7 @@ class Block(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
     spans: tuple[Span, ...]
 
 
-class PodPeer(msgspec.Struct, gc=False, frozen=True, cache_hash=True):
+class PodPeer(msgspec.Struct, gc=False, frozen=True, cache_hash=True, tag="pods"):
     """A peer given by selectors (C2, C3).
 
     namespaces None: the policy's own namespace. pods: {} when absent.
