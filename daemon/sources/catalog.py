@@ -2,7 +2,7 @@
 
 In: contents of files, unreadable files, vanished files. Out: changes, and all problems by place. Pure.
 Rules: the first file name counts where two have the same object; what can't be read or decoded keeps its last
-version; a namespace exists when something is in it.
+version, over a restart too where it is a policy (A4); a namespace exists when something is in it.
 """
 
 from bisect import insort
@@ -14,72 +14,46 @@ import msgspec
 
 from daemon.decode import NAMESPACE_LABEL, keep_last_valid
 from daemon.model import Change, ClusterObject, Namespace, ObjectKey, Policy, Problem
-from daemon.sources.documents import Memo, Reading, read_documents
-
-MAX_PLACES = 1000
-"""Of one file, that problems are told of."""
-
-_NOTHING = Memo()
-
-
-class _File(msgspec.Struct):
-    """A file's state. whole: read without an error of syntax; such content is kept through later errors.
-
-    positions: each item's key, to know which object an item without a readable name used to be.
-    """
-
-    digest: bytes = b""
-    objects: dict[ObjectKey, ClusterObject] = {}
-    positions: tuple[ObjectKey | None, ...] = ()
-    memo: Memo = _NOTHING
-    whole: bool = False
-    problems: dict[str, tuple[Problem, ...]] = {}
-    trouble: tuple[Problem, ...] = ()
+from daemon.sources.documents import read_documents
+from daemon.sources.filestate import POLICY, File, file_name, settle, settle_unreadable
+from daemon.sources.memory import FORGETFUL, Memory
 
 
 class Catalog:
-    """put_*, remove, then take_changes()."""
+    """put_*, remove, then take_changes(). memory: knows policies' last valid versions of a run before."""
 
-    def __init__(self) -> None:
-        self._files: dict[str, _File] = {}
+    def __init__(self, memory: Memory = FORGETFUL) -> None:
+        self._memory = memory
+        self._files: dict[str, File] = {}
         self._owners: dict[ObjectKey, list[str]] = {}
         self._shared: set[ObjectKey] = set()
         self._published: dict[ObjectKey, ClusterObject] = {}
         self._population: Counter[str] = Counter()
         self._touched: set[ObjectKey] = set()
+        self._noted: set[ObjectKey] = set()  # policies that are their last version from now on, or no more
         self._problems: dict[str, tuple[Problem, ...]] | None = None
 
     def put_content(self, name: str, content: bytes) -> None:
         """A file as it now is. A syntax error keeps its last content."""
         digest = blake2b(content, digest_size=16).digest()
-        old = self._files.get(name, _File())
+        old = self._files.get(name)
         self._problems = None
-        if old.digest == digest:
-            old.trouble = ()
+        if old is not None and old.digest == digest:
+            self._replace(name, msgspec.structs.replace(old, trouble=()))
             return
-        reading = read_documents(content, old.memo, json=name.endswith(".json"))
-        if reading.errors and old.whole:
-            kept = "; the file's last content stays in force"
-            problems = {
-                place: (Problem(problem.field, problem.message + kept),) for place, problem in reading.errors
-            }
-            # The digest is the new one: what is broken is not parsed again until it changes.
-            self._files[name] = msgspec.structs.replace(old, digest=digest, problems=problems, trouble=())
-            return
-        self._replace(name, old, _settle(reading, old, digest))
+        reading = read_documents(content, (old or File()).memo, json=name.endswith(".json"))
+        self._replace(name, settle(reading, old, digest, name, self._memory))
 
     def put_error(self, name: str, message: str) -> None:
         """A file that can't be read; its last content stays."""
         self._problems = None
-        file = self._files.setdefault(name, _File())
-        file.trouble = (Problem("", message),)
+        self._replace(name, settle_unreadable(message, self._files.get(name), name, self._memory))
 
     def remove(self, name: str) -> None:
         """A file that is gone, and its objects with it."""
         self._problems = None
-        old = self._files.get(name)
-        if old is not None:
-            self._replace(name, old, _File())
+        if name in self._files:
+            self._replace(name, File())
             del self._files[name]
 
     def take_changes(self) -> tuple[Change, ...]:
@@ -92,7 +66,10 @@ class Catalog:
                 emptied.add(ObjectKey("Namespace", "", key.namespace))
         for key in sorted(emptied | {key for key in self._touched if key.kind == "Namespace"}):
             changes += self._publish(key, self._winner(key) or self._implied(key.name))
+        for key in self._noted.union(key for key in self._touched if key.kind == POLICY):
+            self._remember(key)
         self._touched.clear()
+        self._noted.clear()
         return tuple(changes)
 
     def problems(self) -> dict[str, tuple[Problem, ...]]:
@@ -110,7 +87,7 @@ class Catalog:
                 at = shown_name(name) + place
                 found[at] = found.get(at, ()) + problems
         for key in sorted(self._shared):
-            first, *others = self._owners[key]
+            first, *others = self._ranked(key)
             for name in others:
                 message = f"{key} is in {shown_name(first)} too, which comes first and counts"
                 at = shown_name(name)
@@ -119,34 +96,71 @@ class Catalog:
 
     # --- files to objects --------------------------------------------------------------------------------
 
-    def _replace(self, name: str, old: _File, new: _File) -> None:
+    def _replace(self, name: str, new: File) -> None:
+        old = self._files.get(name, File())
         self._files[name] = new
-        for key in old.objects.keys() | new.objects.keys():
+        for key in old.objects.keys() | new.objects.keys() if old.objects is not new.objects else ():
             before, after = old.objects.get(key), new.objects.get(key)
-            if before is after:
-                continue
-            self._touched.add(key)
-            if before is None:
-                insort(self._owners.setdefault(key, []), name)
-            elif after is None:
-                self._owners[key].remove(name)
-            owners = self._owners[key]
-            if len(owners) > 1:
-                self._shared.add(key)
-            else:
-                self._shared.discard(key)
-            if not owners:
-                del self._owners[key]
+            if before is not after:
+                self._touch(name, key, before, after)
+        self._note(old, new)
+
+    def _touch(
+        self, name: str, key: ObjectKey, before: ClusterObject | None, after: ClusterObject | None
+    ) -> None:
+        self._touched.add(key)
+        if before is None:
+            insort(self._owners.setdefault(key, []), name)
+        elif after is None:
+            self._owners[key].remove(name)
+        owners = self._owners[key]
+        if len(owners) > 1:
+            self._shared.add(key)
+        else:
+            self._shared.discard(key)
+        if not owners:
+            del self._owners[key]
+
+    def _note(self, old: File, new: File) -> None:
+        changed: Iterable[ObjectKey] = old.last ^ new.last
+        if old.is_frozen != new.is_frozen:
+            changed = new.objects
+        self._noted.update(key for key in changed if key.kind == POLICY)
+
+    def _ranked(self, key: ObjectKey) -> list[str]:
+        """The files that have an object, the one that counts first."""
+        owners = self._owners.get(key, [])
+        if len(owners) < 2:
+            return owners
+        return sorted(owners, key=lambda name: (key in self._files[name].borrowed, name))
 
     def _winner(self, key: ObjectKey) -> ClusterObject | None:
-        owners = self._owners.get(key)
+        owners = self._ranked(key)
         if not owners:
             return None
         found = self._files[owners[0]].objects[key]
-        last = self._published.get(key)
-        if isinstance(found, Policy) and isinstance(last, Policy):
-            return keep_last_valid(found, last)
+        if isinstance(found, Policy):
+            return keep_last_valid(found, self._last_valid(found))
         return found
+
+    def _last_valid(self, policy: Policy) -> Policy | None:
+        """What counted before a policy became malformed (A4)."""
+        last = self._published.get(policy.key)
+        if last is None and policy.pod_selector is None:
+            version = self._memory.recall(policy.key)
+            return version.shown if version is not None else None
+        return last if isinstance(last, Policy) else None
+
+    def _remember(self, key: ObjectKey) -> None:
+        """Tell the memory which version of a policy counts, and whether it is the last valid one."""
+        counts, owners = self._published.get(key), self._ranked(key)
+        if not isinstance(counts, Policy) or not owners:
+            self._memory.remove(key)
+            return
+        file = self._files[owners[0]]
+        found = file.objects[key]
+        malformed = isinstance(found, Policy) and found.pod_selector is None
+        self._memory.put(key, counts, last=malformed or file.is_last(key), file=file_name(owners[0]))
 
     def _implied(self, name: str) -> Namespace | None:
         return Namespace(name, {NAMESPACE_LABEL: name}) if self._population[name] else None
@@ -170,73 +184,3 @@ def shown_name(name: str) -> str:
     """A file's name as text: bytes that are no UTF-8, and control characters, escaped."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
-def _settle(reading: Reading, old: _File, digest: bytes) -> _File:
-    """A file's new state: what can't be decoded keeps its last version."""
-    objects: dict[ObjectKey, ClusterObject] = {}
-    problems: dict[str, list[Problem]] = {place: [problem] for place, problem in reading.errors}
-    ignored: Counter[str] = Counter()
-    unnamed: list[int] = []
-    for index, item in enumerate(reading.items):
-        key = item.key
-        if item.ignored:
-            ignored[item.ignored] += 1
-        elif key is None:
-            unnamed.append(index)
-            untold = item.problem if item.meant is None else None
-            problems.setdefault(reading.place(index), []).extend([untold] if untold else [])
-        elif key in objects:
-            message = f"{key} stands in this file twice: the first counts"
-            problems.setdefault(reading.place(index), []).append(Problem("metadata.name", message))
-        elif item.object is not None:
-            objects[key] = item.object
-        else:
-            _keep_last(key, item.problem, old, objects, problems.setdefault(reading.place(index), []))
-    positions = _settle_unnamed(unnamed, reading, old, objects, problems)
-    for kind, count in sorted(ignored.items()):
-        message = f"{count} of kind {kind}, which means nothing here: ignored"
-        problems.setdefault("", []).append(Problem("kind", message))
-    found = {place: tuple(problems[place]) for place in list(problems)[:MAX_PLACES]}
-    if len(problems) > MAX_PLACES:
-        found[" (more)"] = (Problem("", f"{len(problems) - MAX_PLACES} more places have problems"),)
-    return _File(digest, objects, positions, reading.memo, not reading.errors, found)
-
-
-def _settle_unnamed(
-    unnamed: list[int],
-    reading: Reading,
-    old: _File,
-    objects: dict[ObjectKey, ClusterObject],
-    problems: dict[str, list[Problem]],
-) -> tuple[ObjectKey | None, ...]:
-    """Objects without a readable kind and name are what they seem to be, or used to be; each item's key."""
-    positions = [item.key for item in reading.items]
-    taken = set(positions)
-    aligned = len(old.positions) == len(positions)
-    for index in unnamed:
-        item, told = reading.items[index], problems[reading.place(index)]
-        key = item.meant or (old.positions[index] if aligned else None)
-        # Nobody else in the file bears the name that this item used to have: it is the same object, broken.
-        if key is not None and key not in taken:
-            _keep_last(key, item.problem if item.meant else None, old, objects, told)
-            positions[index] = key
-            taken.add(key)
-        elif item.meant is not None and item.problem is not None:
-            told.append(Problem(item.problem.field, f"{item.meant}: {item.problem.message}"))
-    return tuple(positions)
-
-
-def _keep_last(
-    key: ObjectKey,
-    problem: Problem | None,
-    old: _File,
-    objects: dict[ObjectKey, ClusterObject],
-    problems: list[Problem],
-) -> None:
-    last = old.objects.get(key)
-    if last is not None:
-        objects[key] = last
-    outcome = "its last version stays in force" if last is not None else "it counts as absent"
-    told = problem or Problem("metadata", "no readable name any more")
-    problems.append(Problem(told.field, f"{key}: {told.message}; {outcome}"))

@@ -105,7 +105,7 @@ class Keeping:
                 self._urgent[key] = None
             elif _ref(key) in self._governing:
                 self._later.setdefault(key, self._clock() + SETTLE_SECONDS)
-            elif self._complete and file_name(key) in self._files:
+            elif self._complete and self._files.knows(file_name(key)):
                 self._lingering.setdefault(key, self._clock() + LINGER_SECONDS)
             self._wake()
 
@@ -212,11 +212,9 @@ class Keeping:
     def _look_for_ownerless(self, now: float) -> None:
         """Files about policies that are gone, and about such as may govern nothing here."""
         owned = {file_name(key): key for key in self._held}
-        for name in sorted(self._files.names | self._files.aside.keys()):
-            key = owned.get(name)
-            if key is None:
-                self._ownerless.append(name)
-            else:
+        self._ownerless += sorted(self._files.names - owned.keys())
+        for name, key in owned.items():
+            if self._files.knows(name):
                 self._lingering.setdefault(key, now + LINGER_SECONDS)
 
     def _next(self, now: float) -> tuple[ObjectKey | None, bool]:

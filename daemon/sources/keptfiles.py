@@ -68,6 +68,10 @@ class KeptFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._sizes
 
+    def knows(self, name: str) -> bool:
+        """Whether there is such a file, or was one before it was set aside."""
+        return name in self._sizes or name in self._aside
+
     def room(self, name: str) -> int:
         """How many bytes one more file, or another content of one, may have."""
         with self._lock:

@@ -20,6 +20,7 @@ from daemon.model import ObjectKey, Problem
 from daemon.sources.base import Finding, Update
 from daemon.sources.catalog import Catalog
 from daemon.sources.directory import SUFFIXES, Directory, Look
+from daemon.sources.memory import FORGETFUL, Memory
 from daemon.sources.mounts import Mounts
 from daemon.sources.watch import Wake, Watch
 
@@ -45,11 +46,13 @@ class _Request(msgspec.Struct):
 class ManifestsSource:
     """start(), request_sync(), stop(). publish is called from the source's thread and must not block long."""
 
-    def __init__(self, directory: Path, publish: Callable[[Update], None]) -> None:
+    def __init__(
+        self, directory: Path, publish: Callable[[Update], None], memory: Memory = FORGETFUL
+    ) -> None:
         self._path = str(directory)
         self._publish = publish
         self._directory = Directory(self._path, Mounts().is_remote)
-        self._catalog = Catalog()
+        self._catalog = Catalog(memory)
         self._watch = Watch(self._path, SUFFIXES)
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
         self._lock = threading.Lock()
