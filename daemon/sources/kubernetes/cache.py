@@ -11,7 +11,8 @@ import msgspec
 
 from daemon.decode import keep_last_valid
 from daemon.model import Change, ClusterObject, ContainerPort, ObjectKey, Pod, Policy, Problem
-from daemon.sources.kubernetes.watched import Seen
+from daemon.sources.kubernetes.watched import POLICIES, Seen
+from daemon.sources.memory import FORGETFUL, Memory
 
 MOST_TOLD = 1000
 """Objects that can't be decoded: all are gone through with each update."""
@@ -26,9 +27,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Cache:
-    """`order`: names of the collections; of two that have one object the earlier one counts."""
+    """`order`: names of the collections; of two that have one object the earlier one counts.
 
-    def __init__(self, order: Iterable[str]) -> None:
+    memory: knows policies' last valid versions of a run before.
+    """
+
+    def __init__(self, order: Iterable[str], memory: Memory = FORGETFUL) -> None:
+        self._memory = memory
         self._views: dict[str, dict[ObjectKey, Entry]] = {name: {} for name in order}
         self._ports: dict[str, tuple[ContainerPort, ...]] = {}
         self._published: dict[ObjectKey, ClusterObject] = {}
@@ -69,7 +74,13 @@ class Cache:
             # Another object of the same name, of which the last one's end was not told.
             self._ports.pop(last.uid, None)
             last = None
-        view[seen.key] = Entry(seen.uid, seen.version, self._settle(name, seen, last))
+        if last is None and seen.key.kind == POLICIES.kind:
+            last = self._recall(seen)
+        counts = self._settle(name, seen, last)
+        if seen.key.kind == POLICIES.kind:
+            found = counts if isinstance(counts, Policy) else None
+            self._memory.put(seen.key, found, last=counts is not seen.object, uid=seen.uid)
+        view[seen.key] = Entry(seen.uid, seen.version, counts)
         yield from self._publish(seen.key)
 
     def remove(self, name: str, key: ObjectKey) -> Iterator[Change]:
@@ -78,6 +89,8 @@ class Cache:
         if entry is not None:
             self._problems[name].pop(key, None)
             self._ports.pop(entry.uid, None)
+            if key.kind == POLICIES.kind:
+                self._memory.remove(key)
             yield from self._publish(key)
 
     def put_ports(self, key: ObjectKey, uid: str, ports: tuple[ContainerPort, ...]) -> Iterator[Change]:
@@ -90,6 +103,14 @@ class Cache:
         """Whether a collection of metadata has this pod, and nobody its ports."""
         entry = self._views[name].get(key)
         return entry is not None and entry.uid not in self._ports
+
+    def _recall(self, seen: Seen) -> Entry | None:
+        """The last valid version that a run before had of a policy that is not valid now (A4)."""
+        found = seen.object
+        if not seen.uid or (isinstance(found, Policy) and found.pod_selector is not None):
+            return None
+        version = self._memory.recall(seen.key, seen.uid)
+        return None if version is None else Entry(seen.uid, seen.version, version.shown)
 
     def _settle(self, name: str, seen: Seen, last: Entry | None) -> ClusterObject | None:
         """What counts: an object that can't be decoded keeps its last version. last: of the same object."""

@@ -10,6 +10,7 @@ import msgspec
 
 from daemon.sources.base import Update
 from daemon.sources.kubernetes.watched import Collection, Seen
+from daemon.sources.memory import FORGETFUL, Memory
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -50,9 +51,11 @@ class Callbacks(msgspec.Struct, frozen=True):
 
     publish: an update. needs_peers: other nodes' pods are needed, or no longer: look at ClusterState's.
     answered: a server that could not be reached answers. history_changed: everything must be listed again.
+    memory: who knows policies' last valid versions of a run before.
     """
 
     publish: Callable[[Update], None]
     needs_peers: Callable[[], None]
     answered: Callable[[], None]
     history_changed: Callable[[], None]
+    memory: Memory = FORGETFUL

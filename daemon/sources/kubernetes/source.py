@@ -27,6 +27,7 @@ from daemon.sources.kubernetes.watched import (
     own_pods,
     peer_pods,
 )
+from daemon.sources.memory import FORGETFUL, Memory
 
 LAST_WORDS_SECONDS = 2.0
 
@@ -42,6 +43,7 @@ class KubernetesSource:
         timing: Timing,
         events: bool,
         most: int,
+        memory: Memory = FORGETFUL,
     ) -> None:
         """most: bytes of policies that are kept of one namespace (F3)."""
         self._client = client
@@ -49,7 +51,7 @@ class KubernetesSource:
         self._most = most
         self._always = (own_pods(node_name), POLICIES, NET_ATTACH_DEFS, NAMESPACES)
         self._peers = peer_pods(node_name)
-        callbacks = Callbacks(self._count(publish), self._follow_needs, self._nudge, self._start_over)
+        callbacks = Callbacks(self._count(publish), self._follow_needs, self._nudge, self._start_over, memory)
         self._state = ClusterState(self._always, self._peers, callbacks)
         self._errands = Errands(self._state, client.connect, self._watched, node_name, self._nudge)
         objects = Objects(self._state.reference, self._state.is_concerned, self._state.undecodable)

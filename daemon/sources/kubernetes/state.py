@@ -36,7 +36,7 @@ class ClusterState:
         self._peers = peers.name
         self._do = callbacks
         self._changed = threading.Condition()
-        self._cache = Cache((*self._always, self._peers))
+        self._cache = Cache((*self._always, self._peers), callbacks.memory)
         self._standings = {name: Standing() for name in self._always}
         self._listed: set[str] = set()
         self._newest: dict[str, str] = {}
