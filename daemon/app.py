@@ -43,12 +43,15 @@ from daemon.registry import Registry
 from daemon.report import Report
 from daemon.server import MAX_CONNECTIONS, Server
 from daemon.sources.base import Source, Update
+from daemon.sources.keeping import Keeping
+from daemon.sources.keptfiles import KeptFiles
 from daemon.sources.kubernetes.allowance import most_bytes
 from daemon.sources.kubernetes.client import Client
 from daemon.sources.kubernetes.login import Login, follow_kubeconfig, follow_pod
 from daemon.sources.kubernetes.source import KubernetesSource
 from daemon.sources.kubernetes.timing import Timing
 from daemon.sources.manifests import ManifestsSource
+from daemon.sources.memory import Memory
 from daemon.store import Store
 from daemon.tamper import Watch
 from daemon.upkeep import Upkeep
@@ -170,7 +173,8 @@ class Daemon:
     def __init__(self, settings: Settings, most_clients: int) -> None:
         choice = choose_backend(settings)
         clock = time.monotonic
-        self._source = make_source(settings, lambda update: self._dataplane.post_update(update))
+        keeping = self._keeping = Keeping(KeptFiles(settings.state_dir / "policies"), clock)
+        self._source = make_source(settings, lambda update: self._dataplane.post_update(update), keeping)
         source = self._source
         inbox = Inbox()
         budget = Budget(settings.namespace_rules, settings.namespace_elements)
@@ -201,6 +205,7 @@ class Daemon:
         report = Report(store, registry, reconciler, upkeep, choice, settings.source)
         report.waiting_adds = lambda: lifecycle.waiting
         report.source_cost = source.cost
+        report.kept_notes = keeping.notes
         barriers.notes = report.notes
         barriers.searching = lambda: adoption.searching
         barriers.unverified = upkeep.unverified
@@ -214,6 +219,7 @@ class Daemon:
             report,
             Watch(reconciler, choice.backend, clock, time.thread_time),
             source.tell if source.wants_findings else None,
+            lambda: keeping.governs(store.governed.take()),
         )
         self._server = Server(settings.socket, self._dataplane.post_request, most=most_clients)
         address = settings.metrics_address
@@ -227,6 +233,7 @@ class Daemon:
         self._spawn("dataplane", self._dataplane.run)
         if self._metrics is not None:
             self._spawn("metrics", self._metrics.run)
+        self._spawn("keeping", self._keeping.run)
         self._source.start()
         log.info("started", extra={"pid": os.getpid()})
 
@@ -242,6 +249,9 @@ class Daemon:
         if self._metrics is not None:
             self._metrics.stop()
         self._join("server", deadline)
+        self._keeping.stop()
+        self._join("keeping", deadline)
+        self._keeping.flush(deadline)
         log.info("stopped")
 
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
@@ -285,11 +295,11 @@ def choose_backend(settings: Settings) -> Choice:
     return choice
 
 
-def make_source(settings: Settings, publish: Callable[[Update], None]) -> Source:
+def make_source(settings: Settings, publish: Callable[[Update], None], memory: Memory) -> Source:
     """The source that `--source` names. Raises ConfigError where that can't be used as it is set up."""
     kind, _, directory = settings.source.partition(":")
     if kind == "manifests":
-        return ManifestsSource(Path(directory), publish)
+        return ManifestsSource(Path(directory), publish, memory)
     path = settings.kubeconfig
     login = Login(follow_kubeconfig(Path(path)) if path else follow_pod(os.environ))
     # kubelet's own default.
@@ -297,7 +307,7 @@ def make_source(settings: Settings, publish: Callable[[Update], None]) -> Source
     log.info("node", extra={"node": node})
     client = Client(login, f"multi-networkpolicyd/{version('multi-networkpolicy')} ({node})")
     most = most_bytes(settings.namespace_rules, settings.namespace_elements)
-    return KubernetesSource(client, node, publish, Timing(), settings.events, most)
+    return KubernetesSource(client, node, publish, Timing(), settings.events, most, memory)
 
 
 def node_name(settings: Settings) -> str:

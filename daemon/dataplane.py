@@ -59,7 +59,9 @@ class Dataplane:
         report: Report,
         watch: Watch,
         tell: Callable[[Mapping[ObjectKey, tuple[Finding, ...]]], None] | None,
+        governs: Callable[[], None],
     ) -> None:
+        """governs: hands over which policies govern something here. Called when all is as it should be."""
         self._inbox = inbox
         self._registry = registry
         self._reconciler = reconciler
@@ -69,6 +71,7 @@ class Dataplane:
         self._report = report
         self._watch = watch
         self._tell = tell
+        self._governs = governs
         self._problem_log = ProblemLog(time.monotonic)
         self._stopping = ""
         self._new_objects = self._unseen_objects = 0
@@ -127,6 +130,8 @@ class Dataplane:
                 self._save_one()
                 self._settle_memory()
                 self._tell_findings()
+                if self._upkeep.ready and not self._reconciler.lagging:
+                    self._governs()
         self._lifecycle.refuse_waiting(self._stopping)
         while self._save_one():
             pass

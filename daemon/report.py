@@ -65,6 +65,7 @@ class Report:
         self._started = time.monotonic()
         self.waiting_adds: Callable[[], int] = lambda: 0
         self.source_cost: Callable[[], Mapping[str, Any]] = dict
+        self.kept_notes: Callable[[], list[str]] = list
         self.source_problems: dict[str, tuple[Problem, ...]] = {}
         self.operations: dict[str, Callable[[Request], None]] = {
             wire.OP_STATUS_REPORT: self._answer(self.status),
@@ -184,6 +185,7 @@ class Report:
             for where, problems in self.source_problems.items()
             for problem in problems
         ]
+        lines += self.kept_notes()
         for key, problems in self.object_problems().items():
             lines += [f"{key}: {found.field}: {found.message}" for found in problems if not found.hint]
         for sandbox in self._reconciler.sandboxes.values():

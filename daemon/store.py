@@ -53,6 +53,7 @@ class Store:
         self._local_pods: dict[str, int] = {}  # by namespace
         self._budget = budget
         self._policies = Policies(common, budget)
+        self.governed = self._policies.governed
         # Of each namespace that ends, the policies that are gone and stay in force.
         self._orphans: dict[str, set[PolicyRef]] = {}
         self._attachments: dict[AttachmentKey, Attached] = {}
@@ -235,14 +236,14 @@ class Store:
         if found is None:
             return set()
         self._unindex(key, found)
+        self.governed.put(key, ())
         self._peers.hold(key, ())
         if self._floor is not None:
             self._floor.leave(key)
         found.live = False
         if found.pod_ref is not None:
             discard(self._attachments_of, found.pod_ref, key)
-            pod = self._pods.get(found.pod_ref)
-            if pod is not None and found.is_of(pod):
+            if (pod := self._pods.get(found.pod_ref)) is not None and found.is_of(pod):
                 self._holders.leave(found.pod_ref)
         return self._update_holder(found)
 
@@ -340,7 +341,7 @@ class Store:
         """Work towards `ruleset` until `enough`, for it may take long; whether that is done."""
         found = self._attachments[key]
         if found.stale:
-            ruleset = self._policies.compile(found.subject, self.governing(key))
+            ruleset = self._policies.compile(key, found.subject, self.governing(key))
             if ruleset != found.ruleset:
                 found.ruleset = ruleset
             found.stale = False

@@ -8,15 +8,19 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from daemon.model import EVERYWHERE, CommonRules, Direction, Network, Policy, Problem, Subject
+from daemon.model import EVERYWHERE, AttachmentKey, CommonRules, Direction, Network, Policy, Problem, Subject
 from daemon.policy.budget import Budget, Ledger, PolicyRef
 from daemon.policy.compile import Terms, combine, governs, make_common_terms, make_terms, needs_pods
 from daemon.policy.dicts import add, discard, put
+from daemon.policy.governed import Governed
 from daemon.policy.ruleset import Ruleset, SharedRef
 
 
 class Policies:
-    """All policies, and the operator's common rules. Not shared between threads."""
+    """All policies, and the operator's common rules. Not shared between threads.
+
+    governed: which of them govern something here, as far as that has been compiled.
+    """
 
     def __init__(self, common: CommonRules, budget: Budget) -> None:
         self._common = make_common_terms(common)
@@ -24,6 +28,7 @@ class Policies:
         self._ledger = Ledger(budget)
         self._objects: dict[PolicyRef, Policy] = {}
         self._at: dict[tuple[str, Network], set[PolicyRef]] = {}
+        self.governed = Governed()
         self._terms: dict[PolicyRef, Terms] = {}  # only of policies that govern something here
 
     def __contains__(self, ref: PolicyRef) -> bool:
@@ -67,8 +72,9 @@ class Policies:
         ordered = (self._objects[ref] for ref in sorted(candidates))
         return tuple(policy for policy in ordered if governs(policy, namespace, labels, networks))
 
-    def compile(self, subject: Subject, governing: Iterable[Policy]) -> Ruleset:
-        """What these policies come to for a subject (B2, B3, E6)."""
+    def compile(self, key: AttachmentKey, subject: Subject, governing: Sequence[Policy]) -> Ruleset:
+        """What the policies that govern an attachment come to (B2, B3, E6)."""
+        self.governed.put(key, [(policy.namespace, policy.name) for policy in governing])
         return combine(subject, [self._terms_of(policy) for policy in governing], self._common)
 
     def need_pods(self, governing: Iterable[Policy]) -> bool:
