@@ -61,7 +61,7 @@ class Dataplane:
         tell: Callable[[Mapping[ObjectKey, tuple[Finding, ...]]], None] | None,
         governs: Callable[[], None],
     ) -> None:
-        """governs: hands over which policies govern something here. Called when all is as it should be."""
+        """governs: hands over which policies govern something here, once all that there is has been read."""
         self._inbox = inbox
         self._registry = registry
         self._reconciler = reconciler
@@ -125,13 +125,13 @@ class Dataplane:
             self._watch.step()
             self._lifecycle.advance()
             self._barriers.advance()
+            if self._upkeep.ready:
+                self._governs()
             # Replacing a file takes longer than programming a netns: records wait until all is in force.
             if not busy:
                 self._save_one()
                 self._settle_memory()
                 self._tell_findings()
-                if self._upkeep.ready and not self._reconciler.lagging:
-                    self._governs()
         self._lifecycle.refuse_waiting(self._stopping)
         while self._save_one():
             pass

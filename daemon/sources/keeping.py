@@ -245,7 +245,8 @@ class Keeping:
 
     def _keep(self, key: ObjectKey, version: Version) -> None:
         name = file_name(key)
-        encoded = encode(version, self._files.room(name))
+        has_place = self._files.has_place(name)
+        encoded = encode(version, self._files.room(name)) if has_place else None
         if encoded is None:
             with self._changed:
                 self._beyond[key] = "not kept over a restart: more than there is room for"

@@ -19,10 +19,11 @@ from daemon.sources.lastvalid import Version, decode
 log = get_logger(__name__)
 
 SUFFIX = ".json"
-MAX_FILE = 4 << 20
-"""Of one policy; beyond that it is kept without its rules."""
+MAX_FILE = 8 << 20
+"""Of one policy: more than an API server holds of one. Beyond that it is kept without its rules."""
 MAX_FILES = 10_000
 MAX_TOTAL = 64 << 20
+"""Of whole versions: what is kept without its rules may come on top, so that nobody takes others' place."""
 MAX_ASIDE = 100
 """Files that are set aside; the oldest make room."""
 
@@ -72,13 +73,16 @@ class KeptFiles:
         """Whether there is such a file, or was one before it was set aside."""
         return name in self._sizes or name in self._aside
 
+    def has_place(self, name: str) -> bool:
+        """Whether it is there, or there may be one more."""
+        with self._lock:
+            return name in self._sizes or len(self._sizes) < self._max_files
+
     def room(self, name: str) -> int:
         """How many bytes one more file, or another content of one, may have."""
         with self._lock:
-            others = [size for other, size in self._sizes.items() if other != name]
-        if len(others) >= self._max_files:
-            return 0
-        return max(0, min(self._max_file, self._max_total - sum(others)))
+            others = sum(size for other, size in self._sizes.items() if other != name)
+        return max(0, min(self._max_file, self._max_total - others))
 
     def content(self, name: str) -> bytes | None:
         """A file's bytes; None: there is none, or it can't be read."""

@@ -15,6 +15,9 @@ from daemon.model import Block, Direction, ObjectKey, Policy, Port, Problem, Rul
 FORMAT = 1
 """Written, and the only one that is read: of another one nobody knows here what it means."""
 
+MOST_CUT = 16 << 10
+"""Of a version without its rules. There is room for these when others' have taken all the rest."""
+
 _LEAST_BYTES = 16
 """What an element takes at least: enough to tell, before anything is encoded, that it would be too much."""
 _CUT = Problem(
@@ -51,18 +54,18 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
     version: msgspec.Raw
 
 
-def encode(version: Version, most: int) -> bytes | None:
-    """At most `most` bytes, without the rules where they would be more; None: that is too much as well.
+def encode(version: Version, most: int, most_cut: int = MOST_CUT) -> bytes | None:
+    """At most `most` bytes, or without its rules `most_cut`; None: that is too much as well.
 
     Without its rules it isolates as it did, which closes and never opens.
     """
     plain = msgspec.structs.replace(version, policy=msgspec.structs.replace(version.policy, problems=()))
     cut = msgspec.structs.replace(plain, policy=_without_rules(plain.policy), cut=True)
-    for one in (plain, cut):
-        if _LEAST_BYTES * _elements(one.policy) <= most:
+    for one, limit in ((plain, most), (cut, most_cut)):
+        if _LEAST_BYTES * _elements(one.policy) <= limit:
             with contextlib.suppress(UnicodeEncodeError):  # JSON can say what no text can hold
                 encoded = _seal(one)
-                if len(encoded) <= most:
+                if len(encoded) <= limit:
                     return encoded
     return None
 

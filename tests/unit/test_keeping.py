@@ -263,6 +263,12 @@ def test_more_bytes_than_there_is_room_for_close(life: Life) -> None:
     assert found is not None
     assert found.ingress == ()
     assert "permits nothing" in found.problems[0].message
+    # One that takes all the room has others isolate at least.
+    few.put("q", make_policy("q", rules=RULES), last=True)
+    few.put("r", make_policy("r", rules=RULES), last=True)
+    few.work()
+    kept = [again(life).recalled(name) for name in ("q", "r")]
+    assert [policy.ingress for policy in kept if policy] == [make_policy("q", rules=RULES).ingress, ()]
 
 
 def test_what_was_set_aside_is_told_until_it_is_of_no_use(life: Life) -> None:

@@ -164,12 +164,13 @@ def test_bounds_one_past(tmp_path: Path) -> None:
     # In bytes: what is there already may be written again.
     assert (files.room("b.json"), files.room("a.json")) == (len(one) - 1, len(one))
     files.write("b.json", one[:-1])
-    # In number.
     assert files.room("c.json") == 0
-    assert files.room("b.json") == len(one) - 1
+    # In number.
+    assert [files.has_place(f"{name}.json") for name in "abc"] == [True, True, False]
     # As they are found.
     again = KeptFiles(tmp_path / "p", max_file=len(one), max_files=2, max_total=2 * len(one) - 1)
-    assert again.room("c.json") == 0
+    assert not again.has_place("c.json")
+    assert again.room("a.json") == len(one)
     # One that is larger than any that would be written.
     name = file_name(key_of("p"))
     files.write(name, one + b" ")

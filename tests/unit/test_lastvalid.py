@@ -143,8 +143,8 @@ def test_more_than_there_is_room_for_is_kept_without_its_rules() -> None:
     assert isinstance(problem, Problem)
     assert "permits nothing" in problem.message
     least = len(encoded(found))
-    assert encode(Version(policy), least) is not None
-    assert encode(Version(policy), least - 1) is None
+    assert encode(Version(policy), 0, least) is not None
+    assert encode(Version(policy), 0, least - 1) is None
 
 
 def test_a_huge_one_is_not_encoded_to_see_that() -> None:
