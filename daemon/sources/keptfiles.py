@@ -30,7 +30,8 @@ MAX_ASIDE = 100
 
 def file_name(key: ObjectKey) -> str:
     """The name of the file about a policy: namespaces and names are longer together than a file's may be."""
-    return sha256(f"{key.namespace}/{key.name}".encode()).hexdigest()[:40] + SUFFIX
+    text = f"{key.namespace}/{key.name}".encode("utf-8", "surrogatepass")
+    return sha256(text).hexdigest()[:40] + SUFFIX
 
 
 class KeptFiles:

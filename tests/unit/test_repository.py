@@ -132,6 +132,8 @@ ONLY_IMPORTED_BY = [
     ("daemon.cli", {"daemon.__main__"}),
     # What others know of a source is base.py.
     ("daemon.sources.manifests", {"daemon.app"}),
+    # Sources ask a Memory; the dataplane hands over by a callable.
+    ("daemon.sources.keeping", {"daemon.app"}),
     ("daemon.sources.kubernetes", {"daemon.app", "daemon.sources.kubernetes"}),
 ]
 # Entering a network namespace moves a thread: one module does it, in the dataplane thread.
