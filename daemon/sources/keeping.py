@@ -66,7 +66,7 @@ class Keeping:
         self._idle = self._news = self._stopping = False
         # The thread's own from here on.
         self._swept = False
-        self._ownerless: list[str] = []
+        self._ownerless: dict[str, None] = {}
         self._failures = 0
         self._failed = ""
         self._rests_until = 0.0
@@ -194,16 +194,16 @@ class Keeping:
         now = self._clock()
         if now < self._rests_until:
             return self._rests_until - now
+        if self._complete and not self._swept:
+            self._swept = True
+            self._look_for_ownerless(now)
         with self._changed:
-            if self._complete and not self._swept:
-                self._swept = True
-                self._look_for_ownerless(now)
             key, expired = self._next(now)
             dues = [next(iter(queue.values())) for queue in (self._later, self._lingering) if queue]
         if key is not None:
             self._settle(key, expired=expired)
         elif self._ownerless:
-            self._drop(self._ownerless.pop())
+            self._drop(self._ownerless.popitem()[0])
         else:
             return max(0.0, min(dues) - now) if dues else None
         self._rest(PACE_REST * (self._clock() - now))
@@ -211,10 +211,13 @@ class Keeping:
 
     def _look_for_ownerless(self, now: float) -> None:
         """Files about policies that are gone, and about such as may govern nothing here."""
-        owned = {file_name(key): key for key in self._held}
-        self._ownerless += sorted(self._files.names - owned.keys())
-        for name, key in owned.items():
-            if self._files.knows(name):
+        with self._changed:
+            held = list(self._held)
+        owned = {file_name(key): key for key in held}
+        self._ownerless = dict.fromkeys(self._files.names - owned.keys())
+        known = [key for name, key in owned.items() if self._files.knows(name)]
+        with self._changed:
+            for key in known:
                 self._lingering.setdefault(key, now + LINGER_SECONDS)
 
     def _next(self, now: float) -> tuple[ObjectKey | None, bool]:
@@ -245,6 +248,7 @@ class Keeping:
 
     def _keep(self, key: ObjectKey, version: Version) -> None:
         name = file_name(key)
+        self._ownerless.pop(name, None)  # of one that has come again
         has_place = self._files.has_place(name)
         encoded = encode(version, self._files.room(name)) if has_place else None
         if encoded is None:
@@ -262,7 +266,7 @@ class Keeping:
 
         def again() -> None:
             if key is None:
-                self._ownerless.append(name)
+                self._ownerless[name] = None
             else:
                 self._lingering.setdefault(key, self._clock())
 

@@ -149,6 +149,22 @@ def test_after_a_restart_what_is_gone_or_governs_nothing_goes_too(life: Life) ->
     assert later.kept(*names) == ["governing", "broken"]
 
 
+def test_one_that_comes_again_while_files_of_the_gone_are_deleted(life: Life) -> None:
+    names = [f"p{number}" for number in range(50)]
+    for name in names:
+        life.put(name)
+    life.governs(**dict.fromkeys(names, True))
+    life.work(10)
+    later = again(life)
+    later.governs()
+    later.work(0.5)
+    assert 0 < len(later.files.names) < 50
+    later.put("p7")
+    later.governs(p7=True)
+    later.work(10)
+    assert later.kept(*names) == ["p7"]
+
+
 def test_another_object_of_that_name_has_nothing_of_it(life: Life) -> None:
     life.put("p", uid="first")
     life.governs(p=True)
