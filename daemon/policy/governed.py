@@ -41,15 +41,16 @@ class Governed:
         for count in (*before, *after):
             if (count.number > 0) != count.told:
                 self._touched[count.ref] = count
-            elif count.number == 0:
+                continue
+            self._touched.pop(count.ref, None)
+            if count.number == 0:
                 self._counts.pop(count.ref, None)
 
     def take(self) -> dict[PolicyRef, bool]:
         """The policies of which it is otherwise than it was at the last call: whether they govern now."""
         changes = {}
         for ref, count in self._touched.items():
-            if (count.number > 0) != count.told:
-                count.told = changes[ref] = count.number > 0
+            count.told = changes[ref] = count.number > 0
             if not count.number:
                 self._counts.pop(ref, None)
         self._touched.clear()
