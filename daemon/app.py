@@ -8,8 +8,7 @@ state). A thread that ends unexpectedly ends the process with its traceback; the
 """
 
 import contextlib
-import errno
-import fcntl
+import functools
 import os
 import resource
 import signal
@@ -17,11 +16,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 
 from daemon import log as logs
 from daemon.adoption import Adoption
@@ -33,10 +31,11 @@ from daemon.backends.nftables import NftablesBackend
 from daemon.barrier import Barriers
 from daemon.config import Settings, unknown_variables
 from daemon.dataplane import Dataplane
-from daemon.errors import ConfigError, MultiNetworkPolicyError
+from daemon.errors import ConfigError, StopAskedError
 from daemon.inbox import Inbox
 from daemon.lifecycle import Lifecycle, LifecycleSettings
 from daemon.metrics import MetricsServer
+from daemon.places import StateLock, using_socket, using_state
 from daemon.policy.budget import Budget
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
@@ -58,13 +57,11 @@ from daemon.upkeep import Upkeep
 
 log = logs.get_logger(__name__)
 
-LOCK_SECONDS = 10.0
-"""How long a second daemon waits for the first to end (a rolling update overlaps them)."""
 STOP_SECONDS = 3.5
+"""Of the 5 s that SIGTERM may take."""
 SWITCH_SECONDS = 0.001
 """After so long a thread that computes gives way. Python's own 5 ms would cost an ADD, which waits for the
 kernel some thirty times, 150 ms while a source decodes."""
-"""Of the 5 s that SIGTERM may take."""
 RESERVED_DESCRIPTORS = 192
 """Held back from the socket's clients, for the work itself: files, namespaces, netlink, those of a source."""
 FEW_DESCRIPTORS = 1024
@@ -76,7 +73,7 @@ CRASHED = 70
 def run(settings: Settings) -> int:
     """Run until SIGTERM, SIGINT or SIGHUP.
 
-    Raises MultiNetworkPolicyError when the start fails; returns 0 after a stop.
+    Raises MultiNetworkPolicyError when the start fails; returns 0 after a stop, whenever that was asked for.
     """
     if problems := unsupported(settings):
         raise ConfigError(problems)
@@ -94,8 +91,12 @@ def run(settings: Settings) -> int:
     limit = _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.ExitStack() as stack:
-        with _needing(settings.state_dir):
-            stack.enter_context(StateLock(settings.state_dir))
+        with using_state(settings.state_dir):
+            try:
+                stack.enter_context(StateLock(settings.state_dir, functools.partial(_pause, stopping)))
+            except StopAskedError as asked:
+                log.info("stopped", extra={"reason": str(asked)})
+                return 0
             daemon = Daemon(settings, most_clients(limit))
         daemon.start()
         number = signal.sigwait(stopping)
@@ -109,62 +110,10 @@ def _stop_signals() -> set[signal.Signals]:
     return {signal.SIGTERM, *(number for number in asked if signal.getsignal(number) is not signal.SIG_IGN)}
 
 
-_STATE_REMEDIES = {
-    errno.EROFS: "mount it writable",
-    errno.ENOSPC: "free space there",
-    errno.EDQUOT: "free space there, or raise the quota",
-    errno.ENOTDIR: "move away what is no directory there",
-    errno.EEXIST: "move away what is no directory there",
-    errno.EACCES: "run the daemon as root, and let the node's security modules permit it",
-    errno.EPERM: "run the daemon as root, and let the node's security modules permit it",
-    errno.EIO: "mend the disk",
-}
-
-
-@contextlib.contextmanager
-def _needing(state_dir: Path) -> Iterator[None]:
-    """Where the state directory can't be used: MultiNetworkPolicyError with the remedy, and no traceback."""
-    try:
-        yield
-    except OSError as error:
-        where = Path(os.fsdecode(error.filename)) if error.filename is not None else state_dir
-        if state_dir not in (where, *where.parents) and where not in state_dir.parents:
-            raise
-        remedy = _STATE_REMEDIES.get(error.errno or 0, "make it one that can be written to")
-        raise MultiNetworkPolicyError(
-            f"the state directory {state_dir} can't be used: {where}: {error.strerror}: {remedy}, or name "
-            "another one with --state-dir. Rules that are in force stay so meanwhile"
-        ) from error
-
-
-class StateLock:
-    """flock on the state directory: only its holder may unlink a stale socket or write records."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "lock"
-
-    def __enter__(self) -> "StateLock":
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    os.close(self._fd)
-                    raise MultiNetworkPolicyError(
-                        f"{self._path} is held by another multi-networkpolicyd; stop that one, or give "
-                        "this one its own --state-dir and --socket"
-                    ) from None
-                time.sleep(0.05)
-            else:
-                return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._fd)
+def _pause(stopping: set[signal.Signals], seconds: float) -> str:
+    """Wait, but not on when one of these signals comes: its name; "": none came."""
+    found = signal.sigtimedwait(stopping, seconds)
+    return "" if found is None else signal.Signals(found.si_signo).name
 
 
 class Daemon:
@@ -221,7 +170,8 @@ class Daemon:
             source.tell if source.wants_findings else None,
             lambda: keeping.governs(store.governed.take()),
         )
-        self._server = Server(settings.socket, self._dataplane.post_request, most=most_clients)
+        with using_socket(settings.socket):
+            self._server = Server(settings.socket, self._dataplane.post_request, most=most_clients)
         address = settings.metrics_address
         self._metrics = MetricsServer(address, self._dataplane.ask_status) if address else None
         self._threads: list[threading.Thread] = []

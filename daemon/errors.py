@@ -13,6 +13,10 @@ class ConfigError(MultiNetworkPolicyError):
         self.problems = problems
 
 
+class StopAskedError(MultiNetworkPolicyError):
+    """A signal asked for the end before the start was done; the message is its name."""
+
+
 class SocketTakenError(MultiNetworkPolicyError):
     """The socket's path can't be had; the message says by whom it is taken and what to do."""
 

@@ -132,6 +132,8 @@ class Server:
         most: int = MAX_CONNECTIONS,
     ) -> None:
         self._path = path
+        self._listener = _listen(path)
+        self._identity = _identity(path)
         self._most = most
         self._refused = Seldom(log, "client-refused")
         self._failed = Seldom(log, "accept-failed")
@@ -146,8 +148,6 @@ class Server:
         self._accepting = False
         self._accept_again: float | None = None
         self._stopping = False
-        self._listener = _listen(path)
-        self._identity = _identity(path)
 
     def run(self) -> None:
         """Serve until stop(); replies already posted are still written then."""
@@ -384,7 +384,10 @@ def _listen(path: Path) -> socket.socket:
     previous = os.umask(0o177)
     try:
         listener.bind(str(path))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
     finally:
         os.umask(previous)
-    listener.listen(1024)
     return listener
