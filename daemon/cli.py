@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from daemon import config
+from daemon import config, terminal
 from daemon.errors import ConfigError, MultiNetworkPolicyError
 
 FAILED, BAD_USAGE = 1, 2
@@ -17,7 +17,8 @@ FAILED, BAD_USAGE = 1, 2
 
 def main_daemon() -> int:
     """`multi-networkpolicyd run …`; also `python -m daemon run …`."""
-    return run_daemon(sys.argv[1:])
+    with terminal.interruptible():
+        return run_daemon(sys.argv[1:])
 
 
 def main_ctl() -> int:
@@ -35,10 +36,12 @@ def run_daemon(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="multi-networkpolicyd", description="The multi-networkpolicy daemon of one node."
     )
+    terminal.add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run in the foreground until SIGTERM")
     config.add_arguments(run)
-    flags = vars(parser.parse_args(argv))
+    with terminal.writing(parser.prog):
+        flags = vars(parser.parse_args(argv))
     try:
         settings = config.load_settings(flags, os.environ, lambda path: Path(path).read_bytes())
     except ConfigError as error:

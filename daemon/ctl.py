@@ -1,7 +1,8 @@
 """`mnpctl`: what an operator asks the node's daemon.
 
 In: arguments. Out: tables for people or JSON for programs on stdout, problems on stderr, and an exit code:
-0 done, 1 not reached, 2 usage, 3 daemon unreachable. Everything comes from the daemon's socket.
+0 done; 1 refused, not in force in time, nothing of that name, or the output can't be written; 2 usage; 3 no
+answer of a daemon; 130 Ctrl-C. Everything comes from the daemon's socket.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 import msgpack
 
 from cni_plugin import wire
+from daemon import terminal
 from daemon.spelling import tell_missing
 
 DEFAULT_SOCKET = "/run/multi-networkpolicy/daemon.sock"
@@ -34,6 +36,11 @@ class RefusedError(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Run one subcommand. Returns the exit code."""
+    with terminal.interruptible(), terminal.writing("mnpctl"):
+        return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -43,12 +50,7 @@ def main(argv: Sequence[str]) -> int:
     except RefusedError as error:
         print(f"mnpctl: {error}", file=sys.stderr)
         return NOT_REACHED
-    except BrokenPipeError:
-        # The reader (head, a pager) has had enough; Python must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    else:
-        return code
-    return DONE
+    return code
 
 
 # --- asking ----------------------------------------------------------------------------------------------
@@ -190,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask the multi-networkpolicy daemon of this node.",
         parents=[_global_options(suppressed=False)],
     )
+    terminal.add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
