@@ -6,6 +6,7 @@ in place, network file systems, a directory that is made later or replaced. What
 stays.
 """
 
+import logging
 import math
 import threading
 import time
@@ -146,7 +147,7 @@ class ManifestsSource:
         try:
             look = self._directory.look(now, wake.closed, None if everything else wake.closed | wake.touched)
         except OSError as error:
-            self._trouble = f"can't be read: {error.strerror or error}; what it held stays in force"
+            self._trouble = _trouble(error, read_before=self._first is not None)
             return None
         if everything:
             self._trouble = ""
@@ -192,20 +193,42 @@ class ManifestsSource:
             _log_new(self._problems, problems)
             self._problems = problems
             self._told_complete = self._complete
-            because = "" if self._complete else self._trouble or "the manifests have not been read yet"
-            self._publish(Update(changes, problems, self._complete, because, tokens=tokens))
+            self._publish(Update(changes, problems, self._complete, self._because(), tokens=tokens))
+
+    def _because(self) -> str:
+        """Why not all has been handed over yet; "": it has."""
+        if self._complete:
+            return ""
+        return f"{self._path} {self._trouble or 'has not been read as a whole yet'}"
+
+
+def _trouble(error: OSError, *, read_before: bool) -> str:
+    """What is wrong with the directory, and what follows."""
+    if isinstance(error, FileNotFoundError):
+        what, remedy = "does not exist", "make it"
+    elif isinstance(error, NotADirectoryError):
+        what, remedy = "is no directory", "make it one"
+    else:
+        what, remedy = f"can't be read: {error.strerror or error}", "mend that"
+    if read_before:
+        return f"{what}; what it held stays in force"
+    return f"{what}: {remedy}, or name another one with --source; ADDs wait until then"
 
 
 def _log_new(old: Mapping[str, tuple[Problem, ...]], new: Mapping[str, tuple[Problem, ...]]) -> None:
-    """One event for each problem that was not there before."""
-    logged = 0
-    for place, problems in new.items():
-        for problem in problems:
-            if problem in old.get(place, ()):
-                continue
-            logged += 1
-            if logged <= MAX_LOGGED:
-                fields = {"place": place, "field": problem.field, "problem": problem.message}
-                log.warning("manifest-problem", extra=fields)
-    if logged > MAX_LOGGED:
-        log.warning("manifest-problems", extra={"more": logged - MAX_LOGGED})
+    """One event for each problem that was not there before, and for each that is there no more."""
+    for event, level, before, now in (
+        ("manifest-problem", logging.WARNING, old, new),
+        ("manifest-problem-gone", logging.INFO, new, old),
+    ):
+        found = [
+            {"place": place, "field": problem.field, "problem": problem.message}
+            for place, problems in now.items()
+            for problem in problems
+            if problem not in before.get(place, ())
+        ]
+        for fields in found[:MAX_LOGGED]:
+            log.log(level, event, extra=fields)
+        if len(found) > MAX_LOGGED:
+            more = {"more": len(found) - MAX_LOGGED, "of": event, "see": "mnpctl status"}
+            log.log(level, "manifest-problems", extra=more)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -315,3 +316,61 @@ def test_an_edit_of_one_in_ten_thousand_objects_is_in_force_within_a_second(
     listener.wait(lambda: listener.pods.get("p5000") == "two", "edit")
     assert time.monotonic() - before < 1
     assert [change.key for change in listener.last.changes] == [ObjectKey("Pod", "default", "p5000")]
+
+
+def a_file(path: Path) -> None:
+    path.write_text("")
+
+
+def to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+TROUBLES = [
+    (None, "does not exist: make it, or name another one with --source; ADDs wait until then"),
+    (a_file, "is no directory: make it one, or name another one with --source; ADDs wait until then"),
+    (to_itself, "can't be read: Too many levels of symbolic links: mend that, or name another"),
+]
+
+
+@pytest.mark.parametrize(("place", "said"), TROUBLES)
+def test_a_directory_that_never_was_read_is_named_with_the_remedy(
+    tmp_path: Path,
+    make: Callable[[Path], Listener],
+    place: Callable[[Path], None] | None,
+    said: str,
+) -> None:
+    path = tmp_path / "none"
+    if place is not None:
+        place(path)
+    listener = make(path)
+    listener.wait(lambda: listener.last.problems, "a word about the directory")
+    assert listener.last.because.startswith(f"{path} {said}")
+    (problem,) = listener.last.problems[str(path)]
+    assert problem.message.startswith(said)
+
+
+def test_one_that_was_read_is_said_to_go_on(
+    folder: Path, listener: Listener, events: list[tuple[str, dict[str, Any]]]
+) -> None:
+    folder.rename(folder.with_name("away"))
+    listener.wait(lambda: listener.last.problems, "a word about the directory")
+    (problem,) = listener.last.problems[str(folder)]
+    assert (problem.message, listener.last.because) == ("does not exist; what it held stays in force", "")
+    folder.with_name("away").rename(folder)
+    listener.wait(lambda: not listener.last.problems, "its end")
+    told = [(name, fields["place"], fields["problem"]) for name, fields in events]
+    assert told == [
+        (name, str(folder), "does not exist; what it held stays in force")
+        for name in ("manifest-problem", "manifest-problem-gone")
+    ]
+
+
+def test_problems_of_files_and_their_end_are_logged(
+    folder: Path, listener: Listener, events: list[tuple[str, dict[str, Any]]]
+) -> None:
+    (folder / "bad.yaml").write_text("a: [")
+    listener.wait(lambda: listener.last.problems, "a word about the file")
+    (folder / "bad.yaml").write_text(pod("p"))
+    listener.wait(lambda: not listener.last.problems, "its end")
+    assert [name for name, _ in events] == ["manifest-problem", "manifest-problem-gone"]
