@@ -64,7 +64,7 @@ class Adoption:
         self._records = records
         self._patterns = patterns
         self._paths: Iterator[str] = iter(())
-        self._left: dict[NetnsIdentity, str] = {}
+        self._left: dict[int, tuple[NetnsIdentity, str]] = {}
         self.searching = False
 
     # --- searching ---------------------------------------------------------------------------------------
@@ -94,7 +94,8 @@ class Adoption:
     def _search(self, path: str) -> list[Attachment]:
         try:
             with netns.entered(path, None) as identity:
-                if identity.token in self._reconciler.sandboxes:
+                # Several paths may lead to one: /var/run is a link to /run as a rule.
+                if identity.token in self._reconciler.sandboxes or identity.token in self._left:
                     return []
                 found = self._read(identity, ())
         except NetnsError:
@@ -136,7 +137,7 @@ class Adoption:
 
     def _leave(self, place: NetnsIdentity, reason: str) -> list[Record]:
         log.error("left-alone", extra={"netns": place.path, "reason": reason})
-        self._left[place] = reason
+        self._left[place.token] = (place, reason)
         return []
 
     def _claimed(self, claim: imprint.Claim, place: NetnsIdentity) -> Record | None:
@@ -190,7 +191,7 @@ class Adoption:
             *(lost(each) for each in self._registry.attachments.values() if each.record.adopted),
             *(
                 f"{place.path}: {reason}"
-                for place, reason in self._left.items()
+                for place, reason in self._left.values()
                 if not netns.gone(place, thorough=True)
             ),
         ]

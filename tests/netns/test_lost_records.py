@@ -10,11 +10,12 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.lab import Attachment, Lab, Pod, Target, objects
-from tests.lab.namespaces import inside
+from tests.lab.namespaces import ROOT, inside
 from tests.netns.enroll import add, add_guard, delete, must
 from tests.netns.lifeworld import DENY_ALL, ONLY_A, PORT, World, eventually
 from tests.netns.lostworld import listed, make_world, record_of, set_aside
@@ -282,3 +283,15 @@ def test_a_forged_imprint_makes_nobody_a_peer(world: World, victim_is_there: boo
     text = world.ruleset(world.server.pod)
     assert f"{evil.ipv4} " not in text
     assert f"{evil.ipv4}\n" not in text
+
+
+def test_what_another_daemon_governs_is_told_of_once(
+    lab: Lab, backend: str, world: World, tmp_path: Path
+) -> None:
+    """Whichever paths lead to a namespace: /var/run is a link to /run as a rule."""
+    link = tmp_path / "link"
+    link.symlink_to(ROOT)
+    paths = f"--netns-paths={ROOT}/{lab.tag}.*,{link}/{lab.tag}.*"
+    other = lab.daemon(backend=backend, options=[paths])
+    assert len(set_aside(other)) == len(world.attachments)
+    assert other.log.count(" left-alone ") == len(world.attachments)
