@@ -253,8 +253,7 @@ def _print(arguments: argparse.Namespace, result: Any, show: Callable[[Any], Any
 
 
 def _status_table(status: dict[str, Any]) -> None:
-    ready = "ready" if status["ready"] else f"not ready: {status['notReadyBecause']}"
-    print(f"multi-networkpolicyd {status['version']}, {ready}")
+    print(f"multi-networkpolicyd {status['version']}, {_readiness(status)}")
     print(f"source {status['source']}, up {status['uptimeSeconds']:.0f} s")
     print(f"backend {status['backend']}: {status['backendBecause']}")
     states = ", ".join(f"{count} {state}" for state, count in sorted(status["attachments"].items()))
@@ -277,6 +276,16 @@ def _status_table(status: dict[str, Any]) -> None:
         print(f"pending: {path}")
     for problem in status["problems"]:
         print(f"problem: {problem}")
+
+
+def _readiness(status: dict[str, Any]) -> str:
+    """As /readyz has it."""
+    if not status["ready"]:
+        return f"not ready: {status['notReadyBecause']}"
+    if count := len(status["readyz"]):
+        below = [name for name, key in (("lacks", "refused"), ("set aside", "setAside")) if status[key]]
+        return f"not ready, though ADDs go on: {count} below to be mended ({', '.join(below)})"
+    return "ready"
 
 
 def _attachments_table(attachments: list[dict[str, Any]]) -> None:

@@ -162,7 +162,6 @@ def _reply(path: str, status: Status | None) -> Reply:
         return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "the dataplane does not answer\n")
     if path == "/metrics":
         return Reply(HTTPStatus.OK, exposition(status))
-    missing = [*status["refused"], *status["setAside"]] if status["ready"] else [status["notReadyBecause"]]
-    if path == "/readyz" and missing:
-        return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in missing))
+    if path == "/readyz" and status["readyz"]:
+        return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in status["readyz"]))
     return Reply(HTTPStatus.OK, "ok\n")

@@ -88,6 +88,7 @@ class Report:
         states: dict[str, int] = {}
         for attachment in attachments:
             states[_state(attachment)] = states.get(_state(attachment), 0) + 1
+        aside = self._upkeep.adoption.set_aside()
         return {
             "version": version("multi-networkpolicy"),
             "wireVersions": list(wire.SERVED_VERSIONS),
@@ -95,6 +96,7 @@ class Report:
             "uptimeSeconds": round(time.monotonic() - self._started, 1),
             "ready": self._upkeep.ready,
             "notReadyBecause": self._upkeep.not_ready_because,
+            "readyz": self._unready(aside),
             "behind": self._upkeep.behind,
             "refused": list(self._upkeep.refused),
             "source": self._source,
@@ -109,8 +111,14 @@ class Report:
             "failed": self._reconciler.failed_total,
             "tampered": self._reconciler.tampered_total,
             "problems": self.problems(),
-            "setAside": self._upkeep.adoption.set_aside(),
+            "setAside": aside,
         }
+
+    def _unready(self, aside: list[str]) -> list[str]:
+        """Why /readyz answers 503, a line each; []: it answers 200."""
+        if not self._upkeep.ready:
+            return [self._upkeep.not_ready_because]
+        return [*self._upkeep.refused, *aside]
 
     def attachments(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """All attachments, or those of `pod` ("namespace/name", or "name" in any namespace)."""

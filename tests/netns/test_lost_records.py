@@ -161,6 +161,7 @@ def test_ready_says_what_is_set_aside_until_it_is_not(lab: Lab, backend: str) ->
     record_of(daemon, "server").write_text("{")
     daemon.start()
     eventually(lambda: readiness()[0] == 503 and "default/server" in readiness()[1])
+    assert "not ready, though ADDs go on" in daemon.run_ctl("status").stdout.splitlines()[0]
     must(add(daemon, attachment))
     eventually(lambda: readiness() == (200, "ok\n"))
     # One that nothing is found of: only an operator can say that nothing is lost.

@@ -20,6 +20,7 @@ STATUS = {
     "behind": "own pods: the history is gone",
     "refused": ["policies: list is not granted"],
     "setAside": ["record x.json"],
+    "readyz": ["the source has not been read yet"],
     "source": "kubernetes",
     "sourceCost": {
         "requests": {"GET": 4, "WATCH": 5},
@@ -122,6 +123,31 @@ def test_tables_for_people(
     assert run(scripted, *arguments) == ctl.DONE
     shown = capsys.readouterr().out
     assert [word for word in words if word not in shown] == []
+
+
+READ = {**STATUS, "ready": True, "notReadyBecause": ""}
+READINESS = [
+    ({**READ, "readyz": [], "refused": [], "setAside": []}, ", ready"),
+    (
+        {**READ, "readyz": ["a", "b"], "refused": ["a"], "setAside": ["b"]},
+        ", not ready, though ADDs go on: 2 below to be mended (lacks, set aside)",
+    ),
+    (
+        {**READ, "readyz": ["b"], "refused": [], "setAside": ["b"]},
+        ", not ready, though ADDs go on: 1 below to be mended (set aside)",
+    ),
+    (STATUS, ", not ready: the source has not been read yet"),
+]
+
+
+@pytest.mark.parametrize(("status", "words"), READINESS)
+def test_status_is_ready_when_readyz_is(
+    status: dict[str, Any], words: str, scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.replies["statusReport"] = status
+    scripted.start()
+    assert run(scripted, "status") == ctl.DONE
+    assert capsys.readouterr().out.splitlines()[0].endswith(words)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

@@ -21,6 +21,7 @@ STATUS: dict[str, Any] = {
     "behind": "",
     "refused": [],
     "setAside": [],
+    "readyz": [],
     "sourceCost": {"requests": {"GET": 4, "WATCH": 5}, "errors": 1, "bytes": 3000, "watches": 5},
     "backend": "nftables",
     "attachments": {"applied": 3, "guard": 1},
@@ -101,10 +102,10 @@ def test_the_format_is_prometheus() -> None:
 def test_ready_and_healthy(serving: Serving) -> None:
     assert serving.get("/readyz") == (200, "ok\n")
     assert serving.get("/healthz") == (200, "ok\n")
-    serving.status = {**STATUS, "ready": False, "notReadyBecause": "not read yet"}
+    serving.status = {**STATUS, "ready": False, "readyz": ["not read yet"]}
     assert serving.get("/readyz") == (503, "not read yet\n")
     assert serving.get("/healthz")[0] == 200
-    serving.status = {**STATUS, "refused": ["policies: not installed", "own pods: not granted"]}
+    serving.status = {**STATUS, "readyz": ["policies: not installed", "own pods: not granted"]}
     assert serving.get("/readyz") == (503, "policies: not installed\nown pods: not granted\n")
     assert serving.get("/healthz")[0] == 200
     serving.status = {**STATUS, "refused": ["a file named \udcff"]}
@@ -214,7 +215,7 @@ def test_who_does_not_take_the_answer_is_dropped(
 ) -> None:
     monkeypatch.setattr(scrapes, "CLIENT_SECONDS", 0.5)
     assert serving.status is not None
-    serving.status = {**serving.status, "ready": False, "notReadyBecause": "x" * (16 << 20)}
+    serving.status = {**serving.status, "readyz": ["x" * (16 << 20)]}
     client = serving.connect(b"GET /readyz HTTP/1.1\r\n\r\n")
     deadline = time.monotonic() + 10
     while "metrics-clients-dropped" not in [record.message for record in caplog.records]:
