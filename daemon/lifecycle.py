@@ -30,7 +30,7 @@ from daemon.netns import Link, NetnsIdentity
 from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox
 from daemon.registry import Registry, identity_of, log_fields, network_fields
-from daemon.replies import reply_bug, reply_error, unknown_pod
+from daemon.replies import reply_bug, reply_error, rules_of_before, unknown_pod
 from daemon.server import Request
 from daemon.sources.base import Found
 from daemon.standing import State
@@ -273,7 +273,7 @@ class Lifecycle:
         interface.require_reach(add, reach)
         held = self._held(identity.token)
         if held is not None:
-            because = held.error or "not verified yet since this daemon's start"
+            because = held.error or rules_of_before(self._upkeep.not_ready_because)
             raise CniError(TRY_AGAIN_LATER, f"{add.netns}: {because}")
         attachment = Attachment(self._record(add, identity, link, pod, found, unready), reach=reach)
         fields = log_fields(attachment.record)

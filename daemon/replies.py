@@ -40,3 +40,11 @@ def unknown_pod(identity: PodIdentity, pod: Pod | None, answer: Found | None) ->
         return f"pod {identity} is known with UID {pod.uid}, not {identity.uid}: another pod of this name"
     why = answer.message if answer is not None else "is its object there, and does this daemon see it?"
     return f"pod {identity} is not known to the source: {why}"
+
+
+def rules_of_before(because: str) -> str:
+    """Why nothing may be programmed where an earlier run has. because: why the source has not been read."""
+    return (
+        "what the daemon programmed there before its restart stays until the source has been read, and nothing "
+        f"is added to it, not even by onUnready: deny: {because or 'that takes another moment'}"
+    )

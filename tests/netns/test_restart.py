@@ -102,6 +102,15 @@ def test_an_add_before_the_source_is_read_denies_or_fails(lab: Lab, backend: str
     assert client.pod.prober.mismatches({probe: True}) == []
     must(add(daemon, attachment, timeout=1.0, onUnready="deny"))
     assert client.pod.prober.mismatches({probe: False}) == []
+    # Of what a run before has programmed nobody knows whether a denial would be the same or less.
+    daemon.stop()
+    daemon.start(wait=False)
+    daemon.wait_listening()
+    reply = add(daemon, attachment, timeout=1.0, onUnready="deny")
+    assert (reply["ok"], reply["code"]) == (False, 11)
+    assert "not even by onUnready: deny: " in reply["msg"]
+    assert f"{daemon.manifests} does not exist: make it" in reply["msg"]
+    assert client.pod.prober.mismatches({probe: False}) == []
     (daemon.folder / "aside").rename(daemon.manifests)
     daemon.apply("pods", [objects.pod("server"), objects.pod("a")])
     daemon.wait_synced()
