@@ -303,6 +303,11 @@ def _attachments_table(attachments: list[dict[str, Any]]) -> None:
     ]
     _table(("POD", "INTERFACE", "ADDRESSES", "NETWORKS", "STATE", "ISOLATED", "POLICIES"), rows)
     _tell(f"{item['pod']} {item['interface']}: {item['error']}" for item in attachments if item["error"])
+    _tell(
+        f"note: {item['pod']} {item['interface']}: {note}"
+        for item in attachments
+        for note in item.get("notes", ())
+    )
 
 
 def _policies_table(policies: list[dict[str, Any]]) -> None:

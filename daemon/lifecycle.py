@@ -327,6 +327,7 @@ class Lifecycle:
     def _succeed(self, waiting: Waiting, begun: Begun) -> None:
         waiting.request.reply({"ok": True})
         log.info("added", extra={**log_fields(begun.attachment.record), "evidence": begun.evidence})
+        self._upkeep.doubt(begun.attachment)
 
     def _governed(self, add: AddRequest, identity: NetnsIdentity, link: Link | None) -> bool:
         """Whether the guard comes again, to an interface that has had its ADD since."""

@@ -44,6 +44,7 @@ SLICE_SECONDS = 0.02
 class Attachment:
     """One attachment alive. labels and ports in the record may lag; the store has the current ones.
 
+    notes, doubts: what speaks against its network-status, its configuration (doubts.py).
     reach: how rules reach its packets, by the last look. missing: its interface is not in the netns, and no
     DEL came; beside: the numbers of the links that are. written: its imprint, or that of an earlier record.
     """
@@ -51,6 +52,7 @@ class Attachment:
     record: Record
     state: State = State.PENDING
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     reach: Reach = GOVERNED
     missing: bool = False
     beside: frozenset[int] = frozenset()

@@ -45,6 +45,6 @@ def unknown_pod(identity: PodIdentity, pod: Pod | None, answer: Found | None) ->
 def rules_of_before(because: str) -> str:
     """Why nothing may be programmed where an earlier run has. because: why the source has not been read."""
     return (
-        "what the daemon programmed there before its restart stays until the source has been read, and nothing "
-        f"is added to it, not even by onUnready: deny: {because or 'that takes another moment'}"
+        "what the daemon programmed there before its restart stays until the source has been read, and "
+        f"nothing is added to it, not even by onUnready: deny: {because or 'that takes another moment'}"
     )

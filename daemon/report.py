@@ -231,6 +231,7 @@ class Report:
             told += [Finding("InterfaceMissing", absence) for absence in _absences(attachment)]
             told += [Finding("Tampered", text) for text in self._tampering(attachment)]
             told += [Finding("NetworkStatusDiffers", f"{record.ifname}: {note}") for note in attachment.notes]
+            told += [Finding("NetAttachDefDiffers", f"{record.ifname}: {text}") for text in attachment.doubts]
             if told:
                 found.setdefault(ObjectKey("Pod", record.pod_namespace, record.pod_name), []).extend(told)
         return {key: tuple(each) for key, each in found.items()}
@@ -343,7 +344,7 @@ def _pod(attachment: Attachment) -> str:
 
 
 def _notes(attachment: Attachment) -> list[str]:
-    return [note for note in (*attachment.notes, attachment.reach.note) if note]
+    return [note for note in (*attachment.notes, *attachment.doubts, attachment.reach.note) if note]
 
 
 def _unenforceable(attachment: Attachment) -> list[str]:

@@ -4,16 +4,16 @@ In: changes of the source, records found at the start, the passing of time. Out:
 verified, or dropped with their netns. Only the dataplane thread calls this module.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import ip_address
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from daemon import netns
 from daemon.adoption import Adoption
 from daemon.attachments import Record, RecordStore
+from daemon.doubts import agrees, config_doubts, status_notes
 from daemon.errors import NetnsError, NetnsGoneError
 from daemon.log import get_logger
-from daemon.model import Address, AttachmentKey, Change, NetAttachDef, Network, Pod
+from daemon.model import AttachmentKey, Change, NetAttachDef, Network, Pod
 from daemon.networks import (
     Candidates,
     find_networks,
@@ -35,7 +35,6 @@ log = get_logger(__name__)
 ENDING = "its namespace is being deleted: the rules of the run before stay as they are"
 PODS_AT_ONCE = 500
 """Of an update, then others have their turn: a tenant may write policies that make each pod cost 2 ms."""
-MAX_TOLD = 4
 IDENTITY_TURNS = 4
 """In so many sweeps each netns is identified once; in all of them it is looked for."""
 
@@ -130,6 +129,8 @@ class Upkeep:
         self.ready = True
         self.not_ready_because = ""
         self._converge_unready()
+        for attachment in self._registry.attachments.values():
+            self.doubt(attachment)
         log.info("ready", extra={"attachments": len(self._registry.attachments)})
 
     def _converge_unready(self) -> None:
@@ -159,11 +160,25 @@ class Upkeep:
                 now = ",".join(found.governing)
                 log.warning("networks-differ", extra={**log_fields(record), "now": now})
             self._registry.rename_networks(attachment, found)
-        notes = _status_notes(attachment.record, pod)
+        notes = status_notes(attachment.record, pod)
         if notes != attachment.notes:
             attachment.notes = notes
             for note in notes:
                 log.warning("network-status-differs", extra={**log_fields(record), "note": note})
+        self.doubt(attachment)
+
+    def doubt(self, attachment: Attachment) -> None:
+        """Compare its configuration with its pod and with the net-attach-defs, once all are known."""
+        if not self.ready:
+            return
+        record = attachment.record
+        pod = self._store.pod(record.pod_namespace, record.pod_name)
+        if pod is not None and not pod.is_meant_by(record.pod_uid):
+            pod = None
+        doubts = config_doubts(record, pod, self._store.net_attach_defs())
+        new, attachment.doubts = [text for text in doubts if text not in attachment.doubts], doubts
+        for text in new:
+            log.warning("net-attach-def-differs", extra={**log_fields(record), "note": text})
 
     def _is_confirmed(self, attachment: Attachment, pod: Pod) -> bool:
         """Whether the source says of a pod here what an adopted attachment claims, and no other does."""
@@ -172,10 +187,10 @@ class Upkeep:
         taken = any(
             (other.pod_namespace, other.pod_name, other.ifname)
             == (record.pod_namespace, record.pod_name, record.ifname)
-            and (not other.adopted or _agrees(other, pod))
+            and (not other.adopted or agrees(other, pod))
             for other in others
         )
-        return pod.local and _agrees(record, pod) and not taken
+        return pod.local and agrees(record, pod) and not taken
 
     def _converge(self, attachment: Attachment, pod: Pod) -> None:
         """An ADD that was answered by denying everything gets its real rules: its pod is known now."""
@@ -352,38 +367,3 @@ class Upkeep:
         for attachment in gone:
             log.info("link-gone", extra=log_fields(attachment.record))
             self._registry.remove(attachment)
-
-
-def _agrees(record: Record, pod: Pod) -> bool:
-    """Whether network-status gives an interface the networks and the addresses that its record does."""
-    told = told_networks(pod, record.ifname)
-    as_added = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
-    return bool(told) and set(told) <= set(record.networks) and as_added
-
-
-def _status_notes(record: Record, pod: Pod) -> tuple[str, ...]:
-    """What the author of a pod, or of a net-attach-def, should know of one attachment."""
-    notes: list[str] = []
-    candidates, governing = ", ".join(record.known.networks), ", ".join(record.networks)
-    if record.evidence == "config" and len(record.known.networks) > 1:
-        notes.append(
-            f"its configuration says netAttachDef {record.configured}, and Multus made it of another one: "
-            f"policies for any of {candidates} govern, and it is no peer; correct netAttachDef"
-        )
-    told = told_networks(pod, record.ifname)
-    if not told:
-        return tuple(notes)
-    if told != record.networks:
-        remedy = "; set netAttachDef in their configurations" if len(record.known.networks) > 1 else ""
-        says = f"network-status says that it is {', '.join(told)}"
-        notes.append(f"{says}; policies for any of {governing} govern{remedy}")
-    listed = told_addresses(pod, record.ifname)
-    if listed != {*record.addresses}:
-        notes.append(f"network-status lists {_texts(listed)}, and ADD gave {_texts(record.addresses)}")
-    return tuple(notes)
-
-
-def _texts(addresses: Iterable[Address]) -> str:
-    """A few addresses for people."""
-    texts = [str(ip_address(address)) for address in sorted(addresses)]
-    return f"{', '.join(texts[:MAX_TOLD])}{', …' if texts[MAX_TOLD:] else ''}" or "none"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cni.node import ALLOWED, Node, addresses_of, plain
-from tests.lab import objects
+from tests.lab import Attachment, objects
 
 A, B, FOREIGN = "default/nad-a", "default/nad-b", "other/nad-a"
 NAME = "shared"
@@ -90,6 +90,36 @@ def test_governed_by_the_policies_of(case: Case, network: str, governs: bool, as
         asking.assert_governed(plain(attachment))
     else:
         asking.assert_open(plain(attachment))
+
+
+def notes(node: Node, attachment: Attachment) -> list[str]:
+    """Earlier tests' attachments of that pod go with their namespaces."""
+    listed = node.daemon.ctl("attachments", "asking")
+    (found,) = (item["notes"] for item in listed if item["containerID"] == attachment.pod.container_id)
+    return list(found)
+
+
+def test_a_misspelt_name_is_told_of_with_what_was_meant(asking: Node) -> None:
+    """It is open, for no policy is for it: so its author must hear of it."""
+    attachment = asking.lab.attach(asking.lab.pod("asking", suffix=f"-{next(asking.numbers)}"))
+    pod = objects.pod("asking", labels={"role": "asking"}, networks="nad-a@net1")
+    asking.daemon.apply("asking", [pod, policy_for(A), definition(A, NAME)])
+    asking.wait_synced()
+    done = asking.plugin("ADD", attachment, name=NAME, netAttachDef="default/nda-a")
+    assert done.code == 0, done
+    asking.assert_open(plain(attachment))
+    missing, asked = notes(asking, attachment)
+    assert "default/nda-a, and there is no such net-attach-def; did you mean default/nad-a?" in missing
+    assert "its pod asks for default/nad-a" in asked
+    status = "\n".join(asking.daemon.ctl("status")["problems"])
+    assert f"default/asking net1: {missing}" in status
+    assert asking.daemon.log.count(missing) == asking.daemon.log.count(asked) == 1
+    # Once it is mended where it was meant, by another net-attach-def of that name here, that is over.
+    asking.daemon.apply(
+        "asking", [pod, policy_for(A), definition(A, NAME), definition("default/nda-a", NAME)]
+    )
+    asking.wait_synced()
+    assert notes(asking, attachment) == [asked]
 
 
 CACHE = [

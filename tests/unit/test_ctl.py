@@ -47,7 +47,8 @@ ATTACHMENT = {
     "state": "applied",
     "isolated": ["ingress"],
     "policies": ["default/only-a"],
-    "error": "",
+    "error": "it hangs",
+    "notes": ["network-status differs"],
 }
 POLICY = {
     "namespace": "default",
@@ -109,13 +110,17 @@ COST = ["5 watches", "0.25 requests/s", "2.1 MB at the start", "behind", "lacks:
 SHOWN = [
     (["status"], ["not ready: the source", "nftables", "2 applied", "problem: web.yaml: broken", *COST]),
     (["attachments"], ["default/web", "10.0.0.5", "default/net-a", "ingress", "default/only-a"]),
+    (
+        ["attachments"],
+        ["\ndefault/web net1: it hangs\n", "\nnote: default/web net1: network-status differs\n"],
+    ),
     (["policies"], ["default/only-a", "Ingress", "spec.ingress[0]: an empty peer matches nothing"]),
     (["policies", "only-a"], ["hint: default/only-a: spec.podSelector: perhaps not meant so"]),
     (["render", "web"], ["table inet multi-networkpolicy"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), SHOWN, ids=[" ".join(row[0]) for row in SHOWN])
+@pytest.mark.parametrize(("arguments", "words"), SHOWN, ids=[row[1][-1].strip() for row in SHOWN])
 def test_tables_for_people(
     arguments: list[str], words: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
 ) -> None:
