@@ -32,6 +32,7 @@ from cni_plugin.wire import (
 
 # How long to wait before an absent daemon is tried again.
 _POLL_SECONDS = 0.1
+_SEE = "see that the daemon runs on this node, and where its socket is"
 # No daemon yet, a dead one's socket, a full backlog, or one that ended while it had our request.
 _PASSING = (FileNotFoundError, ConnectionError, BlockingIOError)
 
@@ -49,6 +50,10 @@ def ask(path: str, op: str, env: dict[str, str], config: bytes, deadline: float,
             return
         except TimeoutError:
             raise _unreachable(path, "no answer in time", begun) from None
+        except PermissionError as exc:
+            raise _unreachable(
+                path, exc.strerror or str(exc), begun, "run the plugin as root, as runtimes do"
+            ) from None
         except OSError as exc:
             cause = exc.strerror or str(exc)
             if not isinstance(exc, _PASSING) or monotonic() + _POLL_SECONDS >= retry_until:
@@ -62,11 +67,11 @@ def ask(path: str, op: str, env: dict[str, str], config: bytes, deadline: float,
         sleep(_POLL_SECONDS)
 
 
-def _unreachable(path: str, cause: str, begun: float) -> CniError:
+def _unreachable(path: str, cause: str, begun: float, remedy: str = _SEE) -> CniError:
     return CniError(
         TRY_AGAIN_LATER,
         f"multi-networkpolicyd is not reachable at {path}: {cause}",
-        f"waited {monotonic() - begun:.1f} s; see that the daemon runs on this node, and where its socket is",
+        f"waited {monotonic() - begun:.1f} s; {remedy}",
     )
 
 

@@ -20,6 +20,7 @@ from daemon.kubeyaml import YamlError, load_yaml
 from daemon.log import FORMATS, LEVELS
 from daemon.model import CommonRules
 from daemon.policy.budget import DEFAULT
+from daemon.values import explain, explain_file, shown
 from daemon.values import read_address as _address
 from daemon.values import read_globs as _globs
 from daemon.values import read_prefixes as _prefixes
@@ -29,6 +30,7 @@ BACKENDS = ("auto", "nftables", "iptables")
 PREFIX = "MNP_"
 MAX_FILE = 4 * 1024 * 1024
 MOST_COUNTED = 100_000_000
+COUNTED = f"expected a number from 1 to {MOST_COUNTED}"
 
 ReadFile: TypeAlias = Callable[[str], bytes]
 
@@ -114,7 +116,7 @@ def _flag(value: Any) -> bool:
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_COUNTED:
-        raise ValueError(f"expected a number from 1 to {MOST_COUNTED}")
+        raise ValueError(COUNTED)
     return value
 
 
@@ -156,6 +158,13 @@ def _parse_flag(text: str) -> bool:
     if text.lower() not in words:
         raise ValueError("expected true or false")
     return words[text.lower()]
+
+
+def _parse_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(COUNTED) from None
 
 
 def _parse_list(text: str) -> list[str]:
@@ -232,7 +241,7 @@ OPTIONS: tuple[_Option, ...] = (
         DEFAULT.rules,
         _count,
         "rules that the policies of one namespace may come to; beyond that the largest permit nothing",
-        int,
+        _parse_number,
         "NUMBER",
     ),
     _Option(
@@ -240,7 +249,7 @@ OPTIONS: tuple[_Option, ...] = (
         DEFAULT.elements,
         _count,
         "addresses, ports and selectors (ten each) of one namespace's policies, and pods in their sets",
-        int,
+        _parse_number,
         "NUMBER",
     ),
     _Option("events", True, _flag, "Events on policies and pods for what is reported", _parse_flag, "BOOL"),
@@ -283,25 +292,15 @@ def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], read_file: R
         try:
             checked[option.key] = option.read(value)
         except ValueError as error:
-            problems.append(f"{origin}: {option.key}: {error}, not {_shown(value)}")
+            problems.append(f"{origin}: {option.key}: {explain(error, value)}")
     common = _lower(checked, values, problems)
     if problems:
         raise ConfigError(problems)
     fields = {option.field: checked[option.key] for option in OPTIONS}
-    sources = tuple((key, _shown(value), origin) for key, (value, origin) in values.items())
+    sources = tuple((key, shown(value), origin) for key, (value, origin) in values.items())
     wanted = set(Settings.__struct_fields__)
     fields = {name: value for name, value in fields.items() if name in wanted}
     return Settings(**{**fields, "common_rules": common, "sources": sources})
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)[:200]
-    if value is None:
-        return ""
-    return (value if isinstance(value, str) else repr(value))[:200]
 
 
 def _read_texts(
@@ -320,7 +319,7 @@ def _read_texts(
         try:
             found[option.key] = (option.parse(text), origin)
         except ValueError as error:
-            problems.append(f"{origin}: {error}, not {_shown(text)}")
+            problems.append(f"{origin}: {explain(error, text)}")
     problems.extend(_misspelt_variables(env))
     return found
 
@@ -354,7 +353,7 @@ def _read_config_file(
         if len(documents) > 1 or not all(isinstance(document, dict) for document in documents):
             raise ValueError("expected one YAML document of key: value")
     except (OSError, ValueError, YamlError) as error:
-        problems.append(f"{origin} {path}: {error}")
+        problems.append(f"{origin} {path}: {explain_file(error)}")
         return {}
     found = {}
     for key, value in (documents[0] if documents else {}).items():

@@ -104,8 +104,9 @@ def expect_string(value: object, field: str) -> str:
         return ""
     if not isinstance(value, str):
         # YAML 1.1 reads yes, on, 1.0 and 2024-01-01 as something else than what they look like.
+        kind, text = kind_of(value), shown(value)
         raise DecodeError(
-            field, f"expected a string, not {kind_of(value)} ({shown(value)}): put it in quotes"
+            field, f"expected a string, not {kind}" + ("" if text == kind else f" ({text}): put it in quotes")
         )
     return value
 

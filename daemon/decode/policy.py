@@ -19,6 +19,7 @@ from daemon.decode.fields import (
     Raw,
     expect_known,
     expect_object,
+    find_unknown,
     is_name,
     is_namespace,
     kind_of,
@@ -49,6 +50,7 @@ MAX_PORTS = 10_000
 MAX_NETWORKS = 1000
 
 NOTHING = "matches nothing"
+GOVERNS_NOTHING = "this policy governs nothing"
 PEERS_FIELD = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 
 _TOP_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
@@ -64,10 +66,11 @@ def decode_policy(namespace: str, name: str, raw: Raw) -> Policy:
     problems = Problems()
     spec = expect_object(raw.get("spec"), "spec")
     # What is missing may be what an unknown key was meant to be (C12). A list, so that both are reported.
+    outcome = _tell_doubt(spec)
     doubtful = any(
         [
-            report_unknown(raw, _TOP_FIELDS, "", problems, "ignored"),
-            report_unknown(spec, _SPEC_FIELDS, "spec", problems, "ignored"),
+            report_unknown(raw, _TOP_FIELDS, "", problems, outcome),
+            report_unknown(spec, _SPEC_FIELDS, "spec", problems, outcome),
         ]
     )
     networks = _read_networks(expect_object(raw.get("metadata"), "metadata"), namespace, problems)
@@ -95,7 +98,8 @@ def decode_common_rules(raw: object, field: str) -> tuple[CommonRules, tuple[Pro
         rules = expect_object(raw, field)
     except DecodeError as error:
         return CommonRules(), (Problem(error.field, error.message),)
-    report_unknown(rules, frozenset({"ingress", "egress"}), field, problems, "ignored")
+    if (found := find_unknown(rules, frozenset({"ingress", "egress"}), field, problems)) is not None:
+        problems.add(found.field, found.message)
     ingress, egress = (
         _Rules(direction, f"{field}.{direction}", problems, common=True).decode(rules.get(direction))
         for direction in (Direction.INGRESS, Direction.EGRESS)
@@ -110,18 +114,25 @@ def keep_last_valid(new: Policy, old: Policy | None) -> Policy:
     """
     if new.pod_selector is not None or old is None or old.pod_selector is None:
         return new
-    note = Problem("spec.podSelector", "malformed: the last valid version of this policy stays in force")
-    problems = (*new.problems, note)
+    stays = "the last valid version of this policy stays in force"
+    problems = tuple(
+        Problem(found.field, found.message.removesuffix(GOVERNS_NOTHING) + stays)
+        if found.field.startswith("spec.podSelector") and found.message.endswith(GOVERNS_NOTHING)
+        else found
+        for found in new.problems
+    )
     return msgspec.structs.replace(old, problems=problems)
 
 
 def _read_networks(metadata: Raw, namespace: str, problems: Problems) -> tuple[Network, ...]:
     field = f"metadata.annotations[{POLICY_FOR}]"
+    if isinstance(expect_object(metadata.get("annotations"), "metadata.annotations").get(POLICY_FOR), list):
+        raise DecodeError(field, "expected one string with commas between the names, not a list")
     items = [item.strip() for item in read_annotation(metadata, POLICY_FOR).split(",")]
     items = [item for item in items if item]
     if not items:
         hint = _near_policy_for(metadata)
-        problems.add(field, f"missing or empty: this policy governs nothing{hint}")
+        problems.add(field, f"missing or empty: {GOVERNS_NOTHING}{hint}")
     if len(items) > MAX_NETWORKS:
         raise DecodeError(field, f"{len(items)} networks; at most {MAX_NETWORKS} are read")
     found = set()
@@ -165,8 +176,17 @@ def _read_subject(raw: object, problems: Problems, *, doubtful: bool) -> tuple[S
     try:
         return decode_selector(known, "spec.podSelector", problems), not strange
     except DecodeError as error:
-        problems.add(error.field, f"{error.message}: this policy governs nothing")
+        problems.add(error.field, f"{error.message}: {GOVERNS_NOTHING}")
         return None, True
+
+
+def _tell_doubt(spec: Raw) -> str:
+    """What follows from a key that nobody knows, in the spec or beside it (C12)."""
+    types = spec.get("policyTypes")
+    directed = isinstance(types, list) and any(isinstance(item, str) and item in _TYPES for item in types)
+    closed = spec.get("podSelector") is None or not directed
+    more = "; what it may have been meant to restrict is closed" if closed else ""
+    return f"nothing that stands in it is permitted{more}"
 
 
 def _read_directions(spec: Raw, problems: Problems, *, doubtful: bool) -> set[Direction]:

@@ -209,13 +209,17 @@ def _named_by(policy: Policy) -> _Named:
 
 
 def _pod_peers(policy: Policy) -> Iterator[tuple[str, PodPeer]]:
-    # Malformed rules and peers are left out when a policy is decoded, so an index would mislead.
+    # Malformed rules and peers are left out when a policy is decoded, then an index would mislead.
+    whole = all(problem.hint for problem in policy.problems)
     for direction in Direction:
-        field = f"spec.{direction}[].{_PEERS[direction]}[]"
-        for rule in policy.rules(direction) or ():
-            for peer in rule.peers or ():
+        for at, rule in enumerate(policy.rules(direction) or ()):
+            for index, peer in enumerate(rule.peers or ()):
                 if isinstance(peer, PodPeer):
-                    yield field, peer
+                    numbers = (at, index) if whole else ("*", "*")
+                    yield (
+                        f"spec.{direction}[{numbers[0]}].{_PEERS[direction]}[{numbers[1]}]",
+                        peer,
+                    )
 
 
 def _values(selector: Selector | None) -> list[str]:

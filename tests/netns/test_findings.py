@@ -143,7 +143,7 @@ def test_a_namespace_that_does_not_exist_is_a_hint(told: Daemon) -> None:
     assert (messages(told), messages(told, kind="hints")) == ([], [message])
     assert told.ctl("status")["problems"] == []
     assert (
-        f"hint: default/p: spec.ingress[].from[].namespaceSelector: {message}"
+        f"hint: default/p: spec.ingress[0].from[0].namespaceSelector: {message}"
         in told.run_ctl("policies").stdout
     )
     poll(lambda: logged(told, "object-hint", message), bool, 10.0)

@@ -133,7 +133,12 @@ BAD: list[tuple[list[str], dict[str, str], str | bytes | None, list[str]]] = [
     (["--metrics-address=x:99999"], {}, None, ["from 1 to 65535"]),
     (["--track-connections=maybe"], {}, None, ["--track-connections: expected true or false, not maybe"]),
     (["--allow-ipv6-src-prefixes=fe80::/10,x"], {}, None, ["--allow-ipv6-src-prefixes", "'x' is no CIDR"]),
-    (["--allow-ipv6-dst-prefixes=10.0.0.0/8"], {}, None, ["10.0.0.0/8 is no IPv6 prefix"]),
+    (
+        ["--allow-ipv6-dst-prefixes=10.0.0.0/8"],
+        {},
+        None,
+        ["allowIpv6DstPrefixes: 10.0.0.0/8 is no IPv6 prefix"],
+    ),
     (["--allow-ipv6-dst-prefixes=10.0.0.1"], {}, None, ["10.0.0.1 is no IPv6 prefix"]),
     (["--allow-ipv6-src-prefixes=::ffff:a00:0/104"], {}, None, ["IPv4-mapped, and no packet is: write 10.0"]),
     ([], {}, "commonRules: {ingress: [{form: []}]}", ["ingress[0].form: unknown key (did you mean from?)"]),
@@ -151,14 +156,25 @@ BAD: list[tuple[list[str], dict[str, str], str | bytes | None, list[str]]] = [
     ([], {}, "config: other.yaml", ["config: unknown key"]),
     ([], {}, "trackConnections: 'yes'", ["c.yaml: trackConnections: expected true or false, not yes"]),
     ([], {}, "trackConnections: 1", ["expected true or false"]),
-    ([], {}, "nodeName: 5", ["nodeName: expected a string"]),
+    ([], {}, "nodeName: 5", ["nodeName: expected a string (put it in quotes), not 5"]),
     ([], {}, "logLevel: debug\nlogLevel: info", ["c.yaml", "line 2", "twice"]),
     ([], {}, "a: [", ["--config c.yaml: line"]),
     ([], {}, "- a", ["expected one YAML document"]),
     ([], {}, "a: 1\n---\nb: 2", ["expected one YAML document"]),
-    ([], {}, b"\xff", ["--config c.yaml"]),
+    ([], {}, b"a: \xff", ["--config c.yaml: no text in UTF-8 (byte 4)"]),
+    (["--namespace-rules=x"], {}, None, ["--namespace-rules: expected a number from 1 to 100000000, not x"]),
+    ([], {"MNP_NAMESPACE_ELEMENTS": ""}, None, ["MNP_NAMESPACE_ELEMENTS: expected a number from 1 to"]),
+    (["--namespace-rules=0"], {}, None, ["namespaceRules: expected a number from 1 to 100000000, not 0"]),
+    (["--netns-paths=run/x,/y"], {}, None, ["netnsPaths: run/x is neither an absolute path nor auto"]),
+    ([], {}, "netnsPaths: '/a,/b'", ["netnsPaths: expected a list of paths, as in [", "], not '/a,/b'"]),
+    (
+        [],
+        {},
+        "allowIpv6DstPrefixes: 'fe80::/10, fd00::/8'",
+        ["as in [fe80::/10, fd00::/8], not 'fe80::/10, fd00::/8'"],
+    ),
     ([], {}, "x" * 5_000_000, ["larger than"]),
-    (["--config=missing.yaml"], {}, None, ["missing.yaml", "No such file"]),
+    (["--config=missing.yaml"], {}, None, ["--config missing.yaml: No such file or directory"]),
     ([], {"MNP_CONFIG": "missing.yaml"}, None, ["MNP_CONFIG missing.yaml"]),
     ([], {}, "allowIpv6SrcPrefixes: fe80::/10", ["expected a list"]),
     ([], {}, "commonRules: []", ["c.yaml: commonRules: expected an object"]),
@@ -180,6 +196,9 @@ def test_bad_values(
     for word in words:
         assert word in message
     assert len(message) < 600
+    assert message.isprintable()
+    for clumsy in ("Errno", "codec", "int()", "prefix, not", "auto, not"):
+        assert clumsy not in message
 
 
 def test_all_bad_values_are_reported_together() -> None:

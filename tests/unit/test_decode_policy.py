@@ -185,7 +185,13 @@ def test_keys_beside_the_spec(beside: dict[str, Any], isolated: bool) -> None:
 
 
 MEANT = [
-    ({"egres": []}, "spec.egres: unknown key (did you mean egress?): ignored"),
+    (
+        {"egres": []},
+        "spec.egres: unknown key (did you mean egress?): nothing that stands in it is permitted; "
+        "what it may have been meant to restrict is closed",
+    ),
+    ({"podSelctor": {}, "policyTypes": ["Egress"]}, "did you mean podSelector?): nothing that stands in it"),
+    ({"podSelector": {}, "policyTypes": ["Ingress"], "ingres": [{}]}, "ingress?): nothing that stands in it"),
     ({"PolicyTypes": []}, "did you mean policyTypes?"),
     ({"interfaces": []}, "known are egress, ingress, podSelector, policyTypes"),
     ({"policyTypes": ["ingress"]}, "did you mean Ingress?"),
@@ -336,9 +342,19 @@ def test_the_last_valid_version_counts() -> None:
     broken = policy({"podSelector": {"matchLabels": {"a": 1}}})
     kept = keep_last_valid(broken, old)
     assert (kept.pod_selector, kept.ingress) == (old.pod_selector, old.ingress)
-    assert set(broken.problems) < set(kept.problems)
+    (problem,), (told,) = broken.problems, kept.problems
+    assert problem.message.endswith("put it in quotes: this policy governs nothing")
+    assert told.field == problem.field
+    assert told.message.endswith("put it in quotes: the last valid version of this policy stays in force")
     assert keep_last_valid(broken, kept) == kept
     assert keep_last_valid(broken, None) is broken
     assert keep_last_valid(broken, broken) is broken
     new = policy({})
     assert keep_last_valid(new, old) is new
+
+
+def test_names_of_networks_are_one_string() -> None:
+    metadata = {"name": "p", "annotations": {POLICY_FOR: ["net1", "net2"]}}
+    raw = {"apiVersion": "k8s.cni.cncf.io/v1beta1", "kind": "MultiNetworkPolicy", "metadata": metadata}
+    with pytest.raises(DecodeError, match="one string with commas between the names, not a list"):
+        decode_object(raw)

@@ -157,7 +157,7 @@ def test_a_namespace_that_does_not_exist_is_a_hint(egress: bool) -> None:
     one = allows(PodPeer(named("monitorng"), EVERYONE), egress=egress)
     store = make_store(SPACE, Namespace("monitoring", {}), network(), one)
     (problem,) = store.problems()[one.key]
-    field = "spec.egress[].to[]" if egress else "spec.ingress[].from[]"
+    field = "spec.egress[0].to[0]" if egress else "spec.ingress[0].from[0]"
     message = "there is no namespace monitorng; did you mean monitoring?"
     assert problem == Problem(f"{field}.namespaceSelector", message, hint=True)
     store.apply([change(Namespace("monitorng", {}))])
@@ -189,12 +189,21 @@ def test_one_of_several_that_does_not_exist() -> None:
 def test_pods_that_are_asked_for_a_label_of_namespaces() -> None:
     subject = msgspec.structs.replace(policy(), pod_selector=named("ns"))
     for one, field in [
-        (allows(PodPeer(None, named("ns"))), "spec.ingress[].from[].podSelector"),
+        (allows(PodPeer(None, named("ns"))), "spec.ingress[0].from[0].podSelector"),
         (subject, "spec.podSelector"),
     ]:
         (problem,) = make_store(SPACE, network(), one).problems()[one.key]
         assert (problem.field, problem.hint) == (field, True)
         assert "namespaceSelector" in problem.message
+
+
+def test_where_a_part_was_left_out_no_number_misleads() -> None:
+    whole = allows(PodPeer(None, EVERYONE), PodPeer(named("nowhere"), EVERYONE))
+    part = msgspec.structs.replace(whole, problems=(Problem("spec.ingress[0]", "matches nothing"),))
+    hinted = msgspec.structs.replace(whole, problems=(Problem("spec", "better so", hint=True),))
+    for one, field in [(whole, "[0].from[1]"), (hinted, "[0].from[1]"), (part, "[*].from[*]")]:
+        problems = make_store(SPACE, network(), one).problems()[one.key]
+        assert problems[-1].field == f"spec.ingress{field}.namespaceSelector"
 
 
 def test_many_namespaces_are_counted() -> None:
