@@ -82,6 +82,8 @@ def run(settings: Settings) -> int:
         log.warning("unknown-variable", extra={"variable": name, "hint": "no setting has this name"})
     for name, value, origin in settings.origins():
         log.info("setting", extra={"setting": name, "value": value, "from": origin})
+    for rule, meaning in wide_open(settings):
+        log.warning("common-rule-open", extra={"rule": rule, "meaning": meaning})
     # Before any thread exists, so that all inherit it: signals are the main thread's to wait for.
     stopping = _stop_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
@@ -230,6 +232,18 @@ def unsupported(settings: Settings) -> list[str]:
             if port.name is not None
         ]
     return problems
+
+
+def wide_open(settings: Settings) -> list[tuple[str, str]]:
+    """The common rules that permit everything, and what each means."""
+    common = settings.common_rules
+    directions = (("ingress", "in", common.ingress), ("egress", "out", common.egress))
+    return [
+        (f"commonRules.{direction}[{index}]", f"everything may go {way} at every interface: no policy counts")
+        for direction, way, rules in directions
+        for index, rule in enumerate(rules)
+        if rule.peers is None and rule.ports is None
+    ]
 
 
 def choose_backend(settings: Settings) -> Choice:

@@ -20,7 +20,7 @@ from daemon.kubeyaml import YamlError, load_yaml
 from daemon.log import FORMATS, LEVELS
 from daemon.model import CommonRules
 from daemon.policy.budget import DEFAULT
-from daemon.values import explain, explain_file, shown
+from daemon.values import explain, explain_file, parse_list, shown
 from daemon.values import read_address as _address
 from daemon.values import read_globs as _globs
 from daemon.values import read_prefixes as _prefixes
@@ -167,10 +167,6 @@ def _parse_number(text: str) -> int:
         raise ValueError(COUNTED) from None
 
 
-def _parse_list(text: str) -> list[str]:
-    return [item for item in (part.strip() for part in text.split(",")) if item]
-
-
 def _same(text: str) -> str:
     return text
 
@@ -208,12 +204,19 @@ OPTIONS: tuple[_Option, ...] = (
         "netnsPaths",
         ["auto"],
         _globs,
-        "network namespaces that a start searches for rules whose records were lost; "
+        "network namespaces that a start searches for rules whose records were lost, comma-separated; "
         "auto: the usual ones, and those beside known ones",
-        _parse_list,
+        parse_list,
         "GLOBS",
     ),
-    _Option("metricsAddress", "127.0.0.1:9476", _address, "host:port; empty: off", _same, "ADDRESS"),
+    _Option(
+        "metricsAddress",
+        "127.0.0.1:9476",
+        _address,
+        "host:port; :port is every IPv4 address of the node; empty: off",
+        _same,
+        "ADDRESS",
+    ),
     _Option("logFormat", "text", _one_of(*FORMATS), "text or json", _same, "FORMAT"),
     _Option("logLevel", "info", _one_of(*LEVELS), f"one of {', '.join(LEVELS)}", _same, "LEVEL"),
     _Option(
@@ -231,11 +234,18 @@ OPTIONS: tuple[_Option, ...] = (
         "allowIpv6SrcPrefixes",
         [],
         _prefixes,
-        "allow what comes in from these prefixes",
-        _parse_list,
+        "allow what comes in from these prefixes, comma-separated",
+        parse_list,
         "LIST",
     ),
-    _Option("allowIpv6DstPrefixes", [], _prefixes, "allow what goes to these prefixes", _parse_list, "LIST"),
+    _Option(
+        "allowIpv6DstPrefixes",
+        [],
+        _prefixes,
+        "allow what goes to these prefixes, comma-separated",
+        parse_list,
+        "LIST",
+    ),
     _Option(
         "namespaceRules",
         DEFAULT.rules,

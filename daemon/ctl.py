@@ -23,6 +23,11 @@ from daemon.spelling import tell_missing
 DEFAULT_SOCKET = "/run/multi-networkpolicy/daemon.sock"
 DONE, NOT_REACHED, USAGE, UNREACHABLE = range(4)
 ANSWER_SECONDS = 30.0
+RENDER = (
+    "what the daemon has programmed for one attachment, as nft or iptables would list it; from its memory, "
+    "so without counters (-o json has `drops`) and without what closes an interface below IP"
+)
+WAIT = "return when all that the source holds now is in force; waits for a daemon to start, too"
 POLL_SECONDS = 0.1
 
 
@@ -207,10 +212,10 @@ def _parser() -> argparse.ArgumentParser:
     attachments.add_argument("pod", nargs="?", type=_name, metavar="[NAMESPACE/]POD")
     policies = command("policies", _policies, "the policies, what each governs here, and its problems")
     policies.add_argument("policy", nargs="?", type=_name, metavar="[NAMESPACE/]POLICY")
-    render = command("render", _render, "what is programmed for one attachment, as nft would list it")
+    render = command("render", _render, RENDER)
     render.add_argument("pod", type=_name, metavar="[NAMESPACE/]POD")
     render.add_argument("interface", nargs="?", metavar="INTERFACE")
-    wait = command("wait", _wait, "return when all that the source holds now is in force")
+    wait = command("wait", _wait, WAIT)
     wait.add_argument("--synced", action="store_true", required=True, help="what to wait for")
     wait.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="default: 60")
     return parser

@@ -51,6 +51,11 @@ def read_globs(value: Any) -> list[str]:
     return value
 
 
+def parse_list(text: str) -> list[str]:
+    """The items of a flag or a variable, between commas."""
+    return [item for item in (part.strip() for part in text.split(",")) if item]
+
+
 def shown(value: Any) -> str:
     """A setting's value for people: bounded, in one line."""
     if isinstance(value, bool):

@@ -7,7 +7,7 @@ import argparse
 
 import pytest
 
-from daemon.app import RESERVED_DESCRIPTORS, most_clients, unsupported
+from daemon.app import RESERVED_DESCRIPTORS, most_clients, unsupported, wide_open
 from daemon.config import Settings, add_arguments, load_settings
 from daemon.server import MAX_CONNECTIONS
 
@@ -52,3 +52,11 @@ def test_all_of_it_is_told() -> None:
 )
 def test_clients_never_take_the_last_descriptors(limit: int, most: int) -> None:
     assert most_clients(limit) == most
+
+
+def test_common_rules_that_permit_everything_are_named() -> None:
+    closed = "{ingress: [{ports: [{port: 53}]}, {from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}"
+    assert wide_open(load("manifests:/x", closed, "--accept-icmp")) == []
+    found = wide_open(load("manifests:/x", "{ingress: [{ports: [{port: 53}]}, {}], egress: [{to: []}]}"))
+    assert [rule for rule, _ in found] == ["commonRules.ingress[1]", "commonRules.egress[0]"]
+    assert "everything may go in at every interface" in found[0][1]
