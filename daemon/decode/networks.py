@@ -1,6 +1,7 @@
 """Net-attach-defs: under which name their config runs, and whether it chains our plugin as it should.
 
-In: the raw object. Out: NetAttachDef, with problems. No CNI configuration is checked beyond that.
+In: the raw object. Out: NetAttachDef, with problems. Of a CNI configuration no more is checked
+than that, and our own entry.
 """
 
 import json
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from daemon.decode.entry import check_entry
 from daemon.decode.fields import (
     MAX_TEXT,
     Problems,
@@ -48,6 +50,9 @@ def decode_net_attach_def(namespace: str, name: str, raw: Raw) -> NetAttachDef:
     fault = "" if on_disk else _fault(network, config_name, config)
     if fault and _names_ours(config):
         problems.add("spec.config", fault)
+    for index, entry in enumerate(_plugins(config)):
+        if entry.get("type") == PLUGIN_TYPE:
+            check_entry(entry, f"spec.config: plugins[{index}]", problems)
     return NetAttachDef(
         namespace=namespace,
         name=name,

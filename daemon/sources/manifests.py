@@ -6,7 +6,6 @@ in place, network file systems, a directory that is made later or replaced. What
 stays.
 """
 
-import logging
 import math
 import threading
 import time
@@ -217,18 +216,21 @@ def _trouble(error: OSError, *, read_before: bool) -> str:
 
 def _log_new(old: Mapping[str, tuple[Problem, ...]], new: Mapping[str, tuple[Problem, ...]]) -> None:
     """One event for each problem that was not there before, and for each that is there no more."""
-    for event, level, before, now in (
-        ("manifest-problem", logging.WARNING, old, new),
-        ("manifest-problem-gone", logging.INFO, new, old),
-    ):
-        found = [
-            {"place": place, "field": problem.field, "problem": problem.message}
-            for place, problems in now.items()
-            for problem in problems
-            if problem not in before.get(place, ())
-        ]
-        for fields in found[:MAX_LOGGED]:
-            log.log(level, event, extra=fields)
-        if len(found) > MAX_LOGGED:
-            more = {"more": len(found) - MAX_LOGGED, "of": event, "see": "mnpctl status"}
-            log.log(level, "manifest-problems", extra=more)
+    found, gone = _not_in(old, new), _not_in(new, old)
+    for fields in found[:MAX_LOGGED]:
+        log.warning("manifest-problem", extra=fields)
+    for fields in gone[:MAX_LOGGED]:
+        log.info("manifest-problem-gone", extra=fields)
+    if more := sum(max(0, len(each) - MAX_LOGGED) for each in (found, gone)):
+        log.warning("manifest-problems", extra={"more": more, "see": "mnpctl status"})
+
+
+def _not_in(
+    old: Mapping[str, tuple[Problem, ...]], new: Mapping[str, tuple[Problem, ...]]
+) -> list[dict[str, str]]:
+    return [
+        {"place": place, "field": problem.field, "problem": problem.message}
+        for place, problems in new.items()
+        for problem in problems
+        if problem not in old.get(place, ())
+    ]
