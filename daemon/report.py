@@ -27,7 +27,7 @@ from daemon.store import Store
 from daemon.upkeep import Upkeep
 from daemon.wording import clean
 
-_REASONS = {
+REASONS = {
     "MultiNetworkPolicy": "PolicyProblem",
     "Pod": "AnnotationProblem",
     "NetworkAttachmentDefinition": "ConfigProblem",
@@ -219,7 +219,7 @@ class Report:
         found: dict[ObjectKey, list[Finding]] = {}
         for key, problems in self.object_problems().items():
             found[key] = [
-                Finding(HINT if problem.hint else _REASONS[key.kind], f"{problem.field}: {problem.message}")
+                Finding(HINT if problem.hint else REASONS[key.kind], f"{problem.field}: {problem.message}")
                 for problem in problems
             ]
         for attachment in self._registry.attachments.values():
