@@ -7,7 +7,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from daemon import config, terminal
 from daemon.errors import ConfigError, MultiNetworkPolicyError
@@ -43,7 +42,7 @@ def run_daemon(argv: Sequence[str]) -> int:
     with terminal.writing(parser.prog):
         flags = vars(parser.parse_args(argv))
     try:
-        settings = config.load_settings(flags, os.environ, lambda path: Path(path).read_bytes())
+        settings = config.load_settings(flags, os.environ, _read_bounded)
     except ConfigError as error:
         return _tell(error.problems, BAD_USAGE)
     from daemon import app  # after the settings are known to be good: a usage error need not wait for it
@@ -54,6 +53,12 @@ def run_daemon(argv: Sequence[str]) -> int:
         return _tell(error.problems, BAD_USAGE)
     except MultiNetworkPolicyError as error:
         return _tell([str(error)], FAILED)
+
+
+def _read_bounded(path: str) -> bytes:
+    """A file, or a byte too much of one that is too large: /dev/zero has no end."""
+    with open(path, "rb") as file:
+        return file.read(config.MAX_FILE + 1)
 
 
 def _tell(problems: Sequence[str], code: int) -> int:

@@ -73,7 +73,7 @@ def explain(error: ValueError, value: Any) -> str:
     if said.startswith("expected"):
         # A text with commas looks like a list, which it is on a command line.
         is_list = "expected a list" in said and isinstance(value, str)
-        return f"{said}, not {value[:200]!r}" if is_list else f"{said}, not {shown(value)}"
+        return f"{said}, not {value[:200]!r}" if is_list else f"{said}, not {shown(value) or 'nothing'}"
     parts = value if isinstance(value, list) else [value]
     return said if any(str(part) in said for part in parts) else f"{said}: {shown(value)}"
 

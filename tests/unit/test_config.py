@@ -124,7 +124,7 @@ BAD: list[tuple[list[str], dict[str, str], str | bytes | None, list[str]]] = [
     ([], {"MNP_BACKEND": ""}, None, ["MNP_BACKEND: backend: expected one of"]),
     (["--source=dir:/x"], {}, None, ["--source: source: expected kubernetes or manifests:DIR"]),
     (["--source=manifests:"], {}, None, ["--source: source: expected kubernetes or manifests:DIR"]),
-    (["--socket="], {}, None, ["--socket: socket: expected a path"]),
+    (["--socket="], {}, None, ["--socket: socket: expected a path, not nothing"]),
     (["--socket=/" + "x" * 107], {}, None, ["at most 107 bytes"]),
     (["--state-dir=a\nb"], {}, None, ["control characters"]),
     (["--metrics-address=localhost"], {}, None, ["expected host:port"]),

@@ -84,3 +84,18 @@ def test_ctrl_c_while_the_daemon_does_not_answer(line: list[str], tmp_path: Path
             said = command.stderr.read()
         client.close()
     assert (command.returncode, said) == (INTERRUPTED, "")
+
+
+FILES = [
+    ("/dev/zero", "larger than 4194304 bytes"),
+    ("/nowhere", "No such file or directory"),
+    ("/", "Is a directory"),
+]
+
+
+@pytest.mark.parametrize(("path", "said"), FILES)
+def test_a_configuration_that_can_not_be_read(path: str, said: str) -> None:
+    with started("multi-networkpolicyd", "run", "--config", path) as command:
+        assert command.stderr is not None
+        assert command.stderr.read() == f"multi-networkpolicyd: --config {path}: {said}\n"
+    assert command.returncode == 2
