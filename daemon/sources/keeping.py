@@ -5,7 +5,6 @@ before has kept, for objects that can't be read now. Kept are versions that coun
 be read, and, since an object may break while no daemon runs, those of policies that govern something.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -292,9 +291,10 @@ class Keeping:
     def _tell(self, failed: str) -> None:
         if bool(failed) != bool(self._failed):
             fields = {"directory": str(self._files.directory), "reason": failed}
-            log.log(
-                logging.WARNING if failed else logging.INFO, "not-kept" if failed else "kept", extra=fields
-            )
+            if failed:
+                log.warning("not-kept", extra=fields)
+            else:
+                log.info("kept", extra=fields)
         with self._changed:
             self._failed = failed
 

@@ -176,7 +176,6 @@ def test_what_has_no_namespace(recording: Recording) -> None:
 @pytest.mark.parametrize(
     ("messages", "want"),
     [
-        (["a"], "a"),
         (["a", "b"], "a; b"),
         (["x" * 1024], "x" * 1024),
         (["x" * 1025], "x" * 1021 + "…"),
