@@ -64,6 +64,25 @@ def holds(spans: Sequence[Span], number: int) -> bool:
     return place > 0 and number <= spans[place - 1][1]
 
 
+def prefix_count(span: Span, bits: int) -> int:
+    """How many prefixes of addresses of so many bits make up a span; of all addresses there are two, no /0.
+
+    That is what a span is to a set without ranges: one for a block, up to 2 * bits - 2 for a block but one
+    address in it.
+    """
+    first, last = span
+    mask = first ^ last
+    if mask & (mask + 1) == 0 and first & mask == 0 and mask >> bits - 1 == 0:
+        return 1
+    after = last + 1
+    if after - first == 1 << bits:
+        return 2
+    # One a bit set on the way from one end to where both part, and from there to the other.
+    parting = (first ^ after).bit_length() - 1
+    middle = after >> parting << parting
+    return (middle - first).bit_count() + (after - middle).bit_count()
+
+
 def number(address: Address) -> int:
     """An address as the integer that spans are made of."""
     return int.from_bytes(address, "big")

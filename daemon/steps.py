@@ -10,7 +10,8 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from daemon.model import Direction
+from daemon.intervals import prefix_count
+from daemon.model import Direction, Span
 from daemon.program import (
     EMPTY,
     UNTOUCHED,
@@ -19,6 +20,7 @@ from daemon.program import (
     Gate,
     PartSpec,
     Program,
+    SetKind,
     SetSpec,
     closed,
     closed_chain,
@@ -27,7 +29,7 @@ from daemon.program import (
 T = TypeVar("T")
 
 MOST_AT_ONCE = 2000
-"""Elements that one commit adds to sets which nothing refers to yet: 10 ms."""
+"""Elements that one commit adds to sets which nothing refers to yet: 10 ms. A span counts as its prefixes."""
 MOST_ANEW = 20_000
 """The same of what a commit writes anew as a whole: 100 ms."""
 _EFFORT_OF_A_SET = 20
@@ -44,8 +46,9 @@ def first_step(desired: Program, new: bool) -> Program:
     first. new: nothing was ever there, so that this breaks nothing.
     """
     rules = sum(len(list(desired.rules_of(c))) for gate in desired.gates.values() for c in _chains(gate))
-    effort = _effort(_lacking(desired, EMPTY)) + _EFFORT_OF_A_RULE * rules
-    return desired if effort <= (MOST_AT_ONCE if new else MOST_ANEW) else closed(desired, None)
+    most = MOST_AT_ONCE if new else MOST_ANEW
+    effort = _effort(_lacking(desired, EMPTY), most) + _EFFORT_OF_A_RULE * rules
+    return desired if effort <= most else closed(desired, None)
 
 
 def next_step(desired: Program, actual: Program) -> Program:
@@ -55,7 +58,7 @@ def next_step(desired: Program, actual: Program) -> Program:
     time, then the gates are changed, some at a time, and what no rule refers to any more goes likewise.
     """
     lacking = _lacking(desired, actual)
-    if _effort(lacking) > MOST_AT_ONCE:
+    if _effort(lacking, MOST_AT_ONCE) > MOST_AT_ONCE:
         return _with_more_elements(actual, lacking)
     if actual.parts and (left := _left_by_gates(desired, actual)):
         return left
@@ -122,12 +125,13 @@ def _with_more_elements(actual: Program, lacking: list[tuple[SetSpec, Elements]]
         room -= _EFFORT_OF_A_SET
         if room <= 0:
             break
-        if len(elements) > room:
-            part = cast("Elements", (spec.elements - elements) | frozenset(islice(elements, room)))
+        first, weight = _first(spec, elements, room)
+        if first < len(elements):
+            part = cast("Elements", (spec.elements - elements) | frozenset(islice(elements, first)))
             sets[spec.name] = msgspec.structs.replace(spec, elements=part)
             break
         sets[spec.name] = spec
-        room -= len(elements)
+        room -= weight
     return msgspec.structs.replace(actual, sets=sets)
 
 
@@ -213,5 +217,30 @@ def _lacking(desired: Program, actual: Program) -> list[tuple[SetSpec, Elements]
     return found
 
 
-def _effort(lacking: list[tuple[SetSpec, Elements]]) -> int:
-    return sum(_EFFORT_OF_A_SET + len(elements) for _, elements in lacking)
+def _effort(lacking: list[tuple[SetSpec, Elements]], most: int) -> int:
+    """What it takes to make them; beyond `most` it is not worked out how much more."""
+    effort = 0
+    for spec, elements in lacking:
+        first, weight = _first(spec, elements, most - effort)
+        effort += _EFFORT_OF_A_SET + weight
+        if first < len(elements) or effort > most:
+            return most + 1
+    return effort
+
+
+def _first(spec: SetSpec, elements: Elements, most: int) -> tuple[int, int]:
+    """How many of these elements of a set, as they come, weigh no more than that; and what they weigh.
+
+    A span weighs the prefixes that ipset makes of it; with nftables it counts alike, so that all nodes take
+    the same steps.
+    """
+    if spec.kind is not SetKind.SPANS:
+        number = min(len(elements), max(most, 0))
+        return number, number
+    bits = 32 if spec.family == 4 else 128
+    number = weight = 0
+    for total in accumulate(prefix_count(span, bits) for span in cast("frozenset[Span]", elements)):
+        if total > most:
+            break
+        number, weight = number + 1, total
+    return number, weight

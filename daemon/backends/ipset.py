@@ -21,7 +21,7 @@ from daemon.backends.nfnetlink import (
     u32,
 )
 from daemon.errors import DataplaneError
-from daemon.intervals import union
+from daemon.intervals import prefix_count, union
 from daemon.memo import per_object
 from daemon.model import ALL_PORTS, Address, Span
 from daemon.netlink import attr, attribute_list, attributes
@@ -184,8 +184,7 @@ def _entries(elements: Elements, kind: SetKind, family: int) -> frozenset[Entry]
     spans = cast("frozenset[Span]", elements)
     if kind is SetKind.PORTS:
         return frozenset((b"", first, last) for first, last in union(spans))
-    bits = _BITS[family]
-    return frozenset(entry for span in spans for entry in _prefixes(span, bits))
+    return frozenset(_prefixes(spans, _BITS[family]))
 
 
 @per_object
@@ -194,28 +193,18 @@ def size(elements: Elements, kind: SetKind, family: int) -> int:
     if kind is SetKind.PORTS:
         return sum(last - first + 1 for first, last in union(cast("frozenset[Span]", elements)))
     if kind is SetKind.SPANS:
-        return sum(_prefix_count(span, _BITS[family]) for span in cast("frozenset[Span]", elements))
+        return sum(prefix_count(span, _BITS[family]) for span in cast("frozenset[Span]", elements))
     return len(elements)
 
 
-def _prefix_count(span: Span, bits: int) -> int:
-    """How many `_prefixes` make up a span: one a bit set on the way to where its ends part, and on."""
-    first, after = span[0], span[1] + 1
-    if after - first > 1 << bits - 1:
-        return sum(1 for _ in _prefixes(span, bits))
-    top = (first ^ after).bit_length() - 1
-    middle = after >> top << top
-    return (middle - first).bit_count() + (after - middle).bit_count()
-
-
-def _prefixes(span: Span, bits: int) -> Iterator[Entry]:
-    """The fewest prefixes that make up a span; hash:net knows no /0, so that is two /1."""
-    first, last = span
-    while first <= last:
-        # As large as the start's alignment and the end allow.
-        size = min(first & -first or 1 << bits, 1 << (last - first + 1).bit_length() - 1, 1 << bits - 1)
-        yield first.to_bytes(bits // 8, "big"), bits - size.bit_length() + 1, 0
-        first += size
+def _prefixes(spans: Iterable[Span], bits: int) -> Iterator[Entry]:
+    """The fewest prefixes that make up spans; hash:net knows no /0, so that is two /1."""
+    for first, last in spans:
+        while first <= last:
+            # As large as the start's alignment and the end allow.
+            size = min(first & -first or 1 << bits, 1 << (last - first + 1).bit_length() - 1, 1 << bits - 1)
+            yield first.to_bytes(bits // 8, "big"), bits - size.bit_length() + 1, 0
+            first += size
 
 
 @per_object
@@ -305,12 +294,17 @@ def found_sets(bodies: Iterable[bytes], prefix: str) -> dict[str, FoundSet]:
 
 
 def listed(elements: Elements, kind: SetKind, family: int) -> Iterator[bytes]:
-    """Elements as a listing has them (`raw_entries`)."""
+    """Elements as a listing has them (`raw_entries`), worked out as they are asked for."""
     if kind is SetKind.PORTS:
         for first, last in union(cast("frozenset[Span]", elements)):
             yield from (_listed_port(port) for port in range(first, last + 1))
         return
-    for address, second, third in entries(elements, kind, family):
+    some: Iterable[Entry]
+    if kind is SetKind.SPANS:
+        some = _prefixes(cast("frozenset[Span]", elements), _BITS[family])
+    else:
+        some = entries(elements, kind, family)
+    for address, second, third in some:
         found = _listed_address(address)
         if kind is SetKind.SPANS:
             found += attr(_CIDR, bytes([second]))

@@ -6,7 +6,6 @@ In: a netfilter socket, tables. Out: names, sets, entries, differences in words.
 import errno
 from collections.abc import Iterator
 from itertools import islice, zip_longest
-from typing import cast
 
 from daemon.backends import ipset
 from daemon.backends.ipset import Entry as SetEntry
@@ -17,11 +16,11 @@ from daemon.backends.nfsocket import NetfilterSocket
 from daemon.backends.xtables import Table
 from daemon.errors import ForeignChangeError, TransactionError
 from daemon.memo import memoize
-from daemon.planner import Elements, Program, SetSpec
+from daemon.planner import Program, SetSpec
 from daemon.slices import Pausing
 
 MOST_COMMENTS = 1000
-_ELEMENTS_AT_ONCE = 5000
+_ENTRIES_AT_ONCE = 5000
 
 
 def read_sets(sock: NetfilterSocket) -> dict[str, FoundSet]:
@@ -123,9 +122,9 @@ def set_differences(sock: NetfilterSocket, program: Program, sets: dict[str, Fou
 def _unlike_entries(sock: NetfilterSocket, name: str, spec: SetSpec) -> Pausing[tuple[int, int]]:
     """How many entries are missing, and how many too many: by their bytes, of which few need be decoded."""
     expected: set[bytes] = set()
-    left = iter(spec.elements)
-    while some := cast("Elements", frozenset(islice(left, _ELEMENTS_AT_ONCE))):
-        expected.update(ipset.listed(some, spec.kind, spec.family))
+    left = ipset.listed(spec.elements, spec.kind, spec.family)
+    while some := list(islice(left, _ENTRIES_AT_ONCE)):
+        expected.update(some)
         yield
     try:
         bodies = yield from sock.dumping(ipset.list_entries(name))

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from daemon.intervals import prefix_count
 from daemon.model import Block, Direction, Operator, Policy, Port, Requirement, Rule, Selector
 from daemon.policy.ruleset import SET_PROTOCOLS
 
@@ -36,8 +37,8 @@ _NO_VALUE = 100
 class Budget(msgspec.Struct, frozen=True):
     """What all policies of one namespace may come to, and the pods that their selectors select.
 
-    rules: that one packet might meet. elements: addresses, ranges of addresses and of ports, and what
-    selectors weigh (F1); and as many again for the pods in their sets (see peersets.PeerSets).
+    rules: that one packet might meet. elements: prefixes that blocks come to, ranges of ports, and what
+    selectors weigh (F1); and as many again for what is in their sets of pods (see peersets.PeerSets).
     """
 
     rules: int = 1000
@@ -87,7 +88,9 @@ def _peers(rule: Rule) -> tuple[int, int]:
     for peer in rule.peers:
         if isinstance(peer, Block):
             blocks = 1
-            elements += len(peer.spans)
+            # With either backend: a policy means the same on every node.
+            bits = 32 if peer.family == 4 else 128
+            elements += sum(prefix_count(span, bits) for span in peer.spans)
         else:
             selectors += 1
             elements += _selector(peer.pods) + (_selector(peer.namespaces) if peer.namespaces else 0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.intervals import common, holds, minus, number, union
+from daemon.intervals import common, holds, minus, number, prefix_count, union
 from daemon.model import Span
 
 pytestmark = pytest.mark.unit
@@ -69,3 +69,23 @@ def test_whole_family(top: int) -> None:
 def test_number() -> None:
     assert number(bytes([10, 0, 0, 1])) == 0x0A000001
     assert number(bytes(15) + b"\x01") == 1
+
+
+PREFIXES = [
+    ("one address", (5, 5), 8, 1),
+    ("the first and the last", (0, 0), 8, 1),
+    ("a block", (16, 31), 8, 1),
+    ("half of all", (128, 255), 8, 1),
+    ("all: no /0", (0, 255), 8, 2),
+    ("not aligned", (8, 23), 8, 2),
+    ("all but the first", (1, 255), 8, 8),
+    ("all but the ends", (1, 254), 8, 14),
+    ("an IPv6 /16 up to a host within", (1 << 112, (1 << 112) + 0x5555), 128, 8),
+]
+
+
+@pytest.mark.parametrize(
+    ("span", "bits", "want"), [row[1:] for row in PREFIXES], ids=[r[0] for r in PREFIXES]
+)
+def test_prefixes_of_a_span(span: Span, bits: int, want: int) -> None:
+    assert prefix_count(span, bits) == want

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from daemon.backends import ipset
 from daemon.backends.fake import FakeBackend, table_of
 from daemon.desired import make_program
 from daemon.model import Direction
@@ -26,6 +27,14 @@ def many(sets: int, elements: int) -> Ruleset:
         return Match(BlockSet(hosts, ()), ((TCP, (number, number)),), (f"p{number}",))
 
     return Ruleset(tuple(match(number) for number in range(1, sets + 1)), None)
+
+
+def crooked(blocks: int) -> Ruleset:
+    """So many IPv6 blocks, each but one address in it: 111 or 112 prefixes."""
+    size = 1 << 112
+    spans = [(n * size, n * size + size // 3 - 1) for n in range(1, blocks + 1)]
+    spans += [(n * size + size // 3 + 1, (n + 1) * size - 2) for n in range(1, blocks + 1)]
+    return Ruleset((Match(BlockSet((), tuple(sorted(spans))), None, ("p",)),), None)
 
 
 def way(backend: FakeBackend, desired: Program, actual: Program | None) -> Iterator[tuple[Program, Plan]]:
@@ -57,6 +66,21 @@ def test_what_is_large_comes_in_steps(sets: int, elements: int, new: bool) -> No
         added = [spec.elements for spec in plan.new_sets] + [change.added for change in plan.set_changes]
         assert sum(map(len, added)) <= MOST_AT_ONCE or step is desired
         assert step is desired or step.gates == shall.gates
+
+
+def test_a_span_counts_as_the_prefixes_that_ipset_makes_of_it() -> None:
+    desired, before = program(gate(crooked(100))), program(gate(FROM_CLIENTS))
+    backend = FakeBackend()
+    backend.apply(make_plan(before, None))
+    added: list[int] = []
+    for _, plan in way(backend, desired, before):
+        some = [(spec, spec.elements) for spec in plan.new_sets]
+        some += [(change.spec, change.added) for change in plan.set_changes]
+        added.append(sum(len(ipset.entries(e, spec.kind, spec.family)) for spec, e in some))
+    assert max(added) <= MOST_AT_ONCE
+    assert sum(added) > 100 * 220
+    assert len(added) < 2 * sum(added) / MOST_AT_ONCE
+    assert first_step(desired, new=False) == closed(desired, None)
 
 
 @pytest.mark.parametrize("after", [FROM_CLIENTS, many(400, 2)], ids=["small", "large"])
