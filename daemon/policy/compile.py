@@ -107,6 +107,15 @@ def needs_pods(term: Term, direction: Direction) -> bool:
     return any(by_port or isinstance(peer, PodSet | PodUnion) for peer in term.peers)
 
 
+def sets_of(term: Term, direction: Direction) -> Iterator[PeerRef]:
+    """All sets that a policy's rule may refer to, whatever the subject."""
+    for peer in term.peers:
+        if peer is not None:
+            yield peer
+        if term.named and direction is Direction.EGRESS:
+            yield EndpointSet(term.networks or (), peer, term.named)
+
+
 def make_common_terms(common: CommonRules) -> Terms:
     """The operator's rules. They isolate nothing by themselves (E6)."""
     return Terms(

@@ -10,10 +10,18 @@ import msgspec
 
 from daemon.model import EVERYWHERE, AttachmentKey, CommonRules, Direction, Network, Policy, Problem, Subject
 from daemon.policy.budget import Budget, Ledger, PolicyRef
-from daemon.policy.compile import Terms, combine, governs, make_common_terms, make_terms, needs_pods
+from daemon.policy.compile import (
+    Terms,
+    combine,
+    governs,
+    make_common_terms,
+    make_terms,
+    needs_pods,
+    sets_of,
+)
 from daemon.policy.dicts import add, discard, put
 from daemon.policy.governed import Governed
-from daemon.policy.ruleset import Ruleset, SharedRef
+from daemon.policy.ruleset import PeerRef, Ruleset
 
 
 class Policies:
@@ -110,11 +118,12 @@ class Policies:
                 ),
             )
 
-    def selecting(self, namespace: str, refs: Container[SharedRef]) -> Iterator[PolicyRef]:
-        """The policies of a namespace that govern something here and name any of these sets as peers."""
+    def selecting(self, namespace: str, refs: Container[PeerRef]) -> Iterator[PolicyRef]:
+        """The policies of a namespace that govern something here and refer to any of these sets."""
         for ref, terms in self._terms.items():
-            found = (term for d in Direction for term in terms.of(d) or ())
-            if ref[0] == namespace and any(peer in refs for term in found for peer in term.peers):
+            if ref[0] == namespace and any(
+                found in refs for d in Direction for term in terms.of(d) or () for found in sets_of(term, d)
+            ):
                 yield ref
 
 

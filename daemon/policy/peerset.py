@@ -4,7 +4,7 @@ In: the reference that it stands for, pods that its selectors select. Out: `Memb
 the caller's to know (peersets.py).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias, cast
 
 import msgspec
@@ -26,6 +26,9 @@ Contribution: TypeAlias = frozenset[Address] | frozenset[Endpoint]
 
 _NOTHING: Contribution = frozenset()
 
+MOST_OF_A_POD = 4096
+"""Elements that one pod may have in one set: they are made in one piece, in 5 ms. Beyond that it has none."""
+
 
 NOTHING_WITHHELD: Mapping[Address, frozenset[Network]] = {}
 """One for all: most pods have nothing withheld."""
@@ -45,6 +48,37 @@ class PeerPod(msgspec.Struct, frozen=True):
     withheld: Mapping[Address, frozenset[Network]] = msgspec.field(default_factory=lambda: NOTHING_WITHHELD)
 
 
+class Share(msgspec.Struct, frozen=True):
+    """What a pod would bring to a set, before any element is made of it.
+
+    ports: in a set of named ports those that it has (protocol, number); None: the set is of addresses.
+    """
+
+    addresses: frozenset[Address] = frozenset()
+    ports: frozenset[tuple[int, int]] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many elements that is."""
+        return len(self.addresses) * (1 if self.ports is None else len(self.ports))
+
+    @property
+    def weight(self) -> int:
+        """As how many elements it counts: one that is too large to be made counts as one."""
+        return 1 if self.size > MOST_OF_A_POD else self.size
+
+    def elements(self) -> Contribution:
+        """All of them, none where these are too many."""
+        if self.size > MOST_OF_A_POD:
+            return _NOTHING
+        if self.ports is None:
+            return self.addresses
+        return frozenset((address, *port) for address in self.addresses for port in self.ports)
+
+
+NO_SHARE = Share()
+
+
 class PeerSet:
     """What a reference holds. holders: each with the namespace of its pod; payer: whose budget it counts in.
 
@@ -59,21 +93,46 @@ class PeerSet:
         self.full = False
         self._names = frozenset(ref.ports) if isinstance(ref, EndpointSet) else frozenset()
         self._contributions: dict[PodRef, Contribution] = {}
+        self._refused: set[PodRef] = set()  # would bring too many elements
+        self._size = 0
         self._v4 = _Counted()
         self._v6 = _Counted()
         self._members: Members | None = None
 
     def __len__(self) -> int:
-        """How many pods are in it: what it costs to keep."""
-        return len(self._contributions)
+        """How many elements pods bring, each counted as often as pods have it: what it costs to keep."""
+        return self._size
 
-    def put(self, ref: PodRef, pod: PeerPod | None) -> bool:
-        """A pod that it selects as it is now, None: it selects none of that name.
+    @property
+    def refuses(self) -> bool:
+        """Whether it holds nothing of some pod that would bring more than MOST_OF_A_POD."""
+        return bool(self._refused)
 
-        Whether an element came or went by it.
-        """
-        after = _NOTHING if pod is None or self.full else self._elements(pod)
-        before = self._contributions.get(ref, _NOTHING)
+    def share(self, pod: PeerPod | None) -> Share:
+        """What it would hold of a pod that its selectors select; None: they select none."""
+        if pod is None:
+            return NO_SHARE
+        addresses = frozenset(a for network in self.networks for a in pod.addresses.get(network, ()))
+        if pod.withheld:
+            held = (a for a, networks in pod.withheld.items() if not networks.isdisjoint(self.networks))
+            addresses = addresses.difference(held)
+        if not isinstance(self.ref, EndpointSet):
+            return Share(addresses)
+        if isinstance(blocks := self.ref.scope, BlockSet):
+            addresses = frozenset(address for address in addresses if _in_blocks(blocks, address))
+        return Share(addresses, frozenset(find_ports(self._names, pod.ports)))
+
+    def growth(self, ref: PodRef, share: Share) -> int:
+        """By how much it would become larger if this were what it holds of a pod."""
+        return share.weight - self._weight_of(ref)
+
+    def put(self, ref: PodRef, share: Share) -> bool:
+        """What it holds of a pod from now on, unless it is full. Whether an element came or went by it."""
+        if self.full:
+            return False
+        self._size += self.growth(ref, share)
+        (self._refused.add if share.size > MOST_OF_A_POD else self._refused.discard)(ref)
+        before, after = self._contributions.get(ref, _NOTHING), share.elements()
         if after == before:
             return False
         if after:
@@ -86,10 +145,15 @@ class PeerSet:
             self._members = None
         return any(changed)
 
+    def _weight_of(self, ref: PodRef) -> int:
+        return 1 if ref in self._refused else len(self._contributions.get(ref, _NOTHING))
+
     def overflow(self) -> None:
         """It holds nobody from now on."""
         self.full = True
         self._contributions.clear()
+        self._refused.clear()
+        self._size = 0
         self._v4, self._v6, self._members = _Counted(), _Counted(), None
 
     def members(self) -> Members:
@@ -101,25 +165,6 @@ class PeerSet:
     def _family(self, element: Address | Endpoint) -> "_Counted":
         address = element if isinstance(element, bytes) else element[0]
         return self._v4 if len(address) == 4 else self._v6
-
-    def _elements(self, pod: PeerPod) -> Contribution:
-        addresses = frozenset(a for network in self.networks for a in pod.addresses.get(network, ()))
-        if pod.withheld:
-            held = (a for a, networks in pod.withheld.items() if not networks.isdisjoint(self.networks))
-            addresses = addresses.difference(held)
-        if not isinstance(self.ref, EndpointSet):
-            return addresses
-        return frozenset(self._endpoints(self.ref, addresses, pod.ports))
-
-    def _endpoints(
-        self, ref: EndpointSet, addresses: Iterable[Address], available: tuple[ContainerPort, ...]
-    ) -> Iterator[Endpoint]:
-        found = find_ports(self._names, available)
-        for address in addresses:
-            if isinstance(ref.scope, BlockSet) and not _in_blocks(ref.scope, address):
-                continue
-            for protocol, port in found:
-                yield address, protocol, port
 
 
 class _Counted:

@@ -5,7 +5,8 @@ change concerns. A pod's change costs as much as the sets that can include it ar
 pods; only a set that is new, and a namespace that a selector newly selects, make it look at pods again. That
 look can be taken in pieces (`advance`), for a tenant may write thousands of selectors.
 
-What the sets of one namespace hold together is bounded: beyond that its largest set holds nobody (F2).
+What the sets of one namespace hold together is bounded: beyond that its largest set holds nobody (F2). What
+a pod would add is counted before it is made, for it may be thousands of ports at hundreds of addresses.
 """
 
 from collections import Counter
@@ -32,7 +33,7 @@ _PIECES_AT_ONCE = 4
 class PeerSets:
     """All sets that are held; its length is their number. Not shared between threads.
 
-    most: members that all sets of one namespace may have together.
+    most: elements that all sets of one namespace may have together.
     """
 
     def __init__(self, most: int) -> None:
@@ -47,8 +48,9 @@ class PeerSets:
         # By namespace that there is: it is matched with all selectors once, and not for each of its pods.
         self._scopes: dict[str, tuple[Scope, ...]] = {}
         self._looks: dict[SharedRef, Iterator[None]] = {}  # at the pods that there were when a set was new
-        self._spent: Counter[str] = Counter()  # members, by the namespace that pays for their sets
-        self._full: dict[PeerSet, int] = {}  # and how many pods were in each
+        self._spent: Counter[str] = Counter()  # elements, by the namespace that pays for their sets
+        self._full: dict[PeerSet, int] = {}  # and how many elements each would have
+        self._refusing: set[PeerSet] = set()  # hold nothing of a pod that would bring too many
         self._settled: set[PeerSet] = set()  # full or not any more, since holders were last told
 
     def __len__(self) -> int:
@@ -122,9 +124,9 @@ class PeerSets:
         return self._pods
 
     def overflown(self) -> dict[str, set[SharedRef]]:
-        """The sets that hold nobody because there is no room for more, by the namespaces that hold them."""
+        """The sets that lack somebody because there is no room for more, by the namespaces that hold them."""
         found: dict[str, set[SharedRef]] = {}
-        for peers in self._full:
+        for peers in (*self._full, *self._refusing):
             for namespace in peers.holders.values():
                 found.setdefault(namespace, set()).add(peers.ref)
         return found
@@ -138,9 +140,12 @@ class PeerSets:
             return set()
         self._locate(ref, before, pod)
         scopes = self._scopes_of(ref[0])
-        now = self._wanted_by(pod, scopes)
-        concerned = now | self._wanted_by(before, scopes)
-        changed = [found for found in concerned if self._put(found, ref, pod if found in now else None)]
+        was, now = self._wanted_by(before, scopes), self._wanted_by(pod, scopes)
+        changed = [
+            found
+            for found in was | now
+            if self._put(found, ref, pod if found in now else None, before if found in was else None)
+        ]
         return _holders(changed) | self.settle()
 
     def put_namespace(self, name: str, labels: Mapping[str, str] | None) -> set[AttachmentKey]:
@@ -158,16 +163,23 @@ class PeerSets:
                 pod = self._pods[ref]
                 now = self._wanted_by(pod, after)
                 for found in now ^ self._wanted_by(pod, before):
-                    if self._put(found, ref, pod if found in now else None):
+                    if self._put(found, ref, *((pod, None) if found in now else (None, pod))):
                         changed.add(found)
         return _holders(changed) | self.settle()
 
-    def _put(self, peers: PeerSet, ref: PodRef, pod: PeerPod | None) -> bool:
+    def _put(self, peers: PeerSet, ref: PodRef, pod: PeerPod | None, before: PeerPod | None = None) -> bool:
+        """A pod that a set selects as it is now, and as it was when it did; None: it does not, did not."""
+        share = peers.share(pod)
+        if peers.full:
+            self._full[peers] += share.weight - peers.share(before).weight
+            return False
+        growth = peers.growth(ref, share)
+        while not peers.full and self._spent[peers.payer] + growth > self._most:
+            self._make_room(peers.payer, peers, growth)
         size = len(peers)
-        changed = peers.put(ref, pod)
+        changed = peers.put(ref, share)
         self._spend(peers.payer, len(peers) - size)
-        if self._spent[peers.payer] > self._most:
-            self._make_room(peers.payer)
+        (self._refusing.add if peers.refuses else self._refusing.discard)(peers)
         return changed
 
     def _wanted_by(self, pod: PeerPod | None, scopes: Iterable[Scope]) -> set[PeerSet]:
@@ -247,6 +259,7 @@ class PeerSets:
         del self._sets[old.ref]
         self._looks.pop(old.ref, None)
         self._full.pop(old, None)
+        self._refusing.discard(old)
         self._settled.discard(old)
         for part in parts(old.ref):
             where = scope(part)
@@ -270,19 +283,21 @@ class PeerSets:
 
     # --- the budget --------------------------------------------------------------------------------------
 
-    def _make_room(self, namespace: str) -> None:
+    def _make_room(self, namespace: str, growing: PeerSet, growth: int) -> None:
         """The largest set of a namespace goes to another one that holds it too and has room for it.
 
-        Where there is none, it holds nobody from now on.
+        Where there is none, it holds nobody from now on. growing: one that is to become so much larger.
         """
-        largest = max((s for s in self._sets.values() if s.payer == namespace), key=len, default=None)
-        if largest is None:
-            return
+
+        def size(peers: PeerSet) -> int:
+            return len(peers) + (growth if peers is growing else 0)
+
+        largest = max((s for s in self._sets.values() if s.payer == namespace and not s.full), key=size)
         for other in {*largest.holders.values()} - {namespace}:
-            if self._spent[other] + len(largest) <= self._most:
+            if self._spent[other] + size(largest) <= self._most:
                 self._charge(largest, other)
                 return
-        self._full[largest] = len(largest)
+        self._full[largest] = size(largest)
         self._spend(namespace, -len(largest))
         largest.overflow()
         self._settled.add(largest)

@@ -14,7 +14,7 @@ from daemon.policy.budget import PolicyRef
 from daemon.policy.dicts import put
 from daemon.policy.holders import Claim
 from daemon.policy.owners import Owners
-from daemon.policy.peerset import PeerPod, PodRef
+from daemon.policy.peerset import MOST_OF_A_POD, PeerPod, PodRef
 from daemon.policy.references import POLICY_FOR, References
 
 ORPHANED = Problem(
@@ -135,12 +135,13 @@ class Problems:
 
 
 def too_many_pods(namespace: str, most: int) -> Problem:
-    """Of a policy whose selectors select more pods than there is room for (F2)."""
+    """Of a policy whose selectors select more than there is room for (F2)."""
     return Problem(
         "spec",
         "it selects more pods than there is room for, and the largest of its sets permit nobody: all "
-        f"policies of namespace {namespace} together may have {most} pods in their sets. Select fewer, or "
-        "have namespaceElements raised",
+        f"policies of namespace {namespace} together may have {most} addresses in their sets, times the "
+        f"named ports that each has, and one pod {MOST_OF_A_POD} in a set. Select fewer, or have "
+        "namespaceElements raised",
     )
 
 

@@ -10,10 +10,13 @@ from daemon.model import (
     Block,
     Change,
     CommonRules,
+    ContainerPort,
     Direction,
     NetAttachDef,
+    NetworkStatus,
     ObjectKey,
     Operator,
+    Pod,
     PodPeer,
     Policy,
     Port,
@@ -23,9 +26,9 @@ from daemon.model import (
     Subject,
 )
 from daemon.policy.budget import Budget, Cost, Ledger, cost
-from daemon.policy.peerset import PeerPod
+from daemon.policy.peerset import Contribution, PeerPod, Share
 from daemon.policy.peersets import PeerSets
-from daemon.policy.ruleset import PodSet, SharedRef
+from daemon.policy.ruleset import EndpointSet, Members, PodSet, SharedRef
 from daemon.policy.selectors import EVERYTHING
 from daemon.store import Store
 
@@ -177,6 +180,22 @@ class TestStore:
         assert found.problems() == {}
 
 
+def test_named_ports_that_come_to_too_much_are_reported() -> None:
+    named = Policy("ns", "named", (NET,), EVERYTHING, None, (Rule(None, (Port(TCP, None, "n0"),)),))
+    found = store(Budget(10, 30), named, policy("small"))
+    (ref,) = found.ruleset(KEY).sets()
+    assert isinstance(ref, EndpointSet)
+    addresses = tuple(bytes([10, 0, 0, number]) for number in range(31))
+    status = NetworkStatus(NET, "net1", addresses)
+    port = ContainerPort("n0", TCP, 80)
+    far = Pod("ns", "far", "uid", {}, (port,), statuses=(status,), local=False, node="other")
+    found.apply([Change(ObjectKey("Pod", "ns", "far"), far)])
+    assert found.members(ref) == Members()
+    (problem,) = found.problems()[named.key]
+    assert "named ports" in problem.message
+    assert policy("small").key not in found.problems()
+
+
 # --- members of peer sets --------------------------------------------------------------------------------
 
 OTHER = AttachmentKey("c2", "net1")
@@ -190,6 +209,19 @@ def everyone(label: str) -> PodSet:
 
 def peer(number: int) -> PeerPod:
     return PeerPod("ns", {}, (), {NET: (bytes([10, 0, 0, number]),)})
+
+
+def dual(number: int) -> PeerPod:
+    """With an address of each family."""
+    return PeerPod("ns", {}, (), {NET: (bytes([10, 0, 0, number]), bytes([0xFD, *(14 * [0]), number]))})
+
+
+NAMED = EndpointSet((NET,), None, tuple((TCP, f"n{number}") for number in range(1000)))
+
+
+def with_ports(ports: int, addresses: int) -> PeerPod:
+    named = tuple(ContainerPort(f"n{number}", TCP, 1 + number) for number in range(ports))
+    return PeerPod("ns", {}, named, {NET: tuple(bytes([10, 0, 1, number]) for number in range(addresses))})
 
 
 def held(sets: PeerSets, *refs: SharedRef) -> list[int]:
@@ -242,6 +274,64 @@ class TestMembers:
         assert "modest" not in sets.overflown()
         sets.hold(KEY, [], "greedy")
         assert held(sets, A) == [4]
+
+    def test_an_address_is_an_element_and_a_pod_has_several(self) -> None:
+        sets = PeerSets(6)
+        sets.hold(KEY, [A], "ns")
+        for number in (1, 2, 3):
+            sets.put_pod(("ns", f"p{number}"), dual(number))
+        assert len(sets.members(A).v4) + len(sets.members(A).v6) == 6
+        sets.put_pod(("ns", "p4"), peer(4))
+        assert sets.members(A) == Members()
+        assert sets.overflown() == {"ns": {A}}
+
+    def test_room_counts_that_pods_of_a_full_set_have_made(self) -> None:
+        sets = PeerSets(6)
+        sets.hold(KEY, [A], "ns")
+        for number in range(5):
+            sets.put_pod(("ns", f"p{number}"), dual(number))
+        assert sets.members(A) == Members()
+        sets.put_pod(("ns", "p0"), None)
+        assert sets.members(A) == Members()
+        assert sets.put_pod(("ns", "p1"), None) == {KEY}
+        assert len(sets.members(A).v4) == 3
+        assert sets.overflown() == {}
+
+    def test_endpoints_are_counted_before_they_are_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is made of what there is no room for: 10,000 ports at 256 addresses."""
+        made: list[int] = []
+        elements = Share.elements
+
+        def counted(share: Share) -> Contribution:
+            made.append(share.size)
+            return elements(share)
+
+        monkeypatch.setattr(Share, "elements", counted)
+        sets = PeerSets(1000)
+        sets.hold(KEY, [NAMED], "ns")
+        sets.put_pod(("ns", "near"), with_ports(10, 2))
+        assert len(sets.members(NAMED).v4) == 20
+        for number in range(100):
+            sets.put_pod(("ns", f"far{number}"), with_ports(200, 10))
+        assert sets.members(NAMED) == Members()
+        assert sets.overflown() == {"ns": {NAMED}}
+        assert sum(made) == 20
+        for number in range(100):
+            sets.put_pod(("ns", f"far{number}"), None)
+        assert len(sets.members(NAMED).v4) == 20
+
+    def test_a_pod_that_would_bring_too_many_counts_as_one_and_others_stay(self) -> None:
+        sets = PeerSets(5000)
+        sets.hold(KEY, [NAMED], "ns")
+        sets.put_pod(("ns", "near"), with_ports(10, 2))
+        for number in range(10):
+            sets.put_pod(("ns", f"far{number}"), with_ports(1000, 256))
+        assert len(sets.members(NAMED).v4) == 20
+        assert sets.overflown() == {"ns": {NAMED}}
+        for number in range(10):
+            sets.put_pod(("ns", f"far{number}"), with_ports(3, 4))
+        assert len(sets.members(NAMED).v4) == 26
+        assert sets.overflown() == {}
 
     def test_who_goes_gives_back_what_it_took(self) -> None:
         sets = PeerSets(4)
