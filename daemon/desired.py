@@ -6,13 +6,14 @@ for all programs that hold it. So a peer's change costs a program one look-up a 
 compares by identity.
 """
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 
 import msgspec
 
 from daemon.memo import memoize, per_object
-from daemon.model import ALL_PORTS, Direction, Span
+from daemon.model import ALL_PORTS, Direction, Network, Span
 from daemon.policy.ruleset import (
     SET_PROTOCOLS,
     BlockSet,
@@ -20,12 +21,15 @@ from daemon.policy.ruleset import (
     Match,
     Members,
     PeerRef,
+    PodSet,
+    PodUnion,
     Ports,
     Ruleset,
     SharedRef,
 )
 from daemon.program import (
     DENIED,
+    LONGEST_SET_NAME,
     PART_PREFIX,
     UNTOUCHED,
     ChainSpec,
@@ -43,12 +47,19 @@ from daemon.wording import bounded, describe_peer, describe_ports
 _SPAN_BYTES = 150
 """A range of ports, and its place in a set."""
 
-_DIGEST_DIGITS = 12
+_DIGEST_BYTES = 24
+"""Of a whole digest: nobody finds two things that share one."""
 
 RULES_IN_A_PIECE = 200
 """Of a chain, or of a part of one: what a kernel takes in 20 ms where 4,000 sets are looked up."""
 _MOST_PARTS = 10
 """Of a chain: a kernel follows 16 jumps, one into another."""
+
+
+_CLASH = (
+    "two different sets of its policies have the same name, {}, which only somebody brings about who "
+    "searches for it: what is isolated is closed until one of these policies is changed"
+)
 
 
 def make_program(
@@ -59,23 +70,37 @@ def make_program(
 ) -> Program:
     """All that shall be in one netns. `members` gives what a shared set holds now.
 
-    Unknown sets hold nothing.
+    Unknown sets hold nothing. Of two gates whose sets have one name by accident, the later one is closed.
     """
-    program = Program({}, {}, track, imprints, {})
+    program = Program({}, {}, track, imprints, {}, {})
     for request in gates:
         shape = _shape(request.ruleset)
+        held = [spec for ref in shape.shared for spec in _shared_specs(members(ref), ref)]
+        if clash := _add_sets([*shape.fixed, *held], program.sets):
+            program.clashes[request.ifname] = _CLASH.format(clash)
+            shape = _closed_shape(shape)
         # Made anew each time: that costs 1 µs, and its chains, which are compared by identity, are not.
         named = (request.ifname, request.ifindex, request.owner)
         further = (request.carriers, request.names)
         ingress = _in_pieces(shape.ingress, Direction.INGRESS, request, program)
         egress = _in_pieces(shape.egress, Direction.EGRESS, request, program)
         program.gates[request.ifname] = Gate(*named, ingress, egress, *further)
-        for spec in shape.fixed:
-            program.sets[spec.name] = spec
-        for ref in shape.shared:
-            for spec in _shared_specs(members(ref), ref):
-                program.sets[spec.name] = spec
     return program
+
+
+def _add_sets(specs: Iterable[SetSpec], sets: dict[str, SetSpec]) -> str:
+    """Put sets beside those that are there, by name.
+
+    The name of one that stands for something else than the one of that name; none is added then. "": all are.
+    """
+    added: dict[str, SetSpec] = {}
+    for spec in specs:
+        known = added.get(spec.name) or sets.get(spec.name)
+        if known is not None and known.digest != spec.digest:
+            return spec.name
+        added[spec.name] = spec
+    sets.update(added)
+    return ""
 
 
 def _in_pieces(
@@ -93,7 +118,10 @@ def _in_pieces(
 def _pieces(
     chain: ChainSpec, owner: str, direction: Direction, ifname: str
 ) -> tuple[ChainSpec, tuple[PartSpec, ...]]:
-    """Its beginning, and its parts, the last one first. Remembered: that they stay the same objects."""
+    """Its beginning, and its parts, the last one first. Remembered: that they stay the same objects.
+
+    A part is taken for what its name says and never compared, so its name has the whole digest.
+    """
     size = max(RULES_IN_A_PIECE, -(-len(chain.rules) // (_MOST_PARTS + 1)))
     parts: list[PartSpec] = []
     rest = ""
@@ -121,6 +149,16 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 _DENIED_SHAPE = _Shape(DENIED, DENIED, (), ())
+_NOTHING_PERMITTED = ChainSpec(isolated=True)
+
+
+def _closed_shape(shape: _Shape) -> _Shape:
+    """What isolates permits nothing."""
+    ingress, egress = (
+        _NOTHING_PERMITTED if chain is not None and chain.isolated else chain
+        for chain in (shape.ingress, shape.egress)
+    )
+    return _Shape(ingress, egress, (), ())
 
 
 def _shape(ruleset: Ruleset | None) -> _Shape:
@@ -133,7 +171,7 @@ def _make_shape(ruleset: Ruleset) -> _Shape:
     if ruleset.ingress is None and ruleset.egress is None:
         return _Shape(None, None, (), ())
     matches = [match for direction in Direction for match in ruleset.matches(direction) or ()]
-    fixed = {spec.name: spec for match in matches for spec in _fixed_sets(match)}
+    fixed = {(spec.name, spec.digest): spec for match in matches for spec in _fixed_sets(match)}
     shared = tuple(dict.fromkeys(ruleset.sets()))
     return _Shape(_chain(ruleset.ingress), _chain(ruleset.egress), tuple(fixed.values()), shared)
 
@@ -219,41 +257,74 @@ def _block_specs(blocks: BlockSet) -> tuple[SetSpec, ...]:
 
 
 def _block_spec(family: int, spans: tuple[Span, ...]) -> SetSpec:
-    name = f"blocks{family}-{_digest(spans)}"
+    digest = _digest(spans)
+    name = _set_name(f"blocks{family}", digest)
     comment = describe_peer(BlockSet(spans, ()) if family == 4 else BlockSet((), spans))
     # The first address of all is none that a hash of hosts takes with every backend.
     if all(first == last for first, last in spans) and spans[0][0] != 0:
         length = 4 if family == 4 else 16
         hosts = frozenset(first.to_bytes(length, "big") for first, _ in spans)
-        return SetSpec(name, SetKind.HOSTS, family, hosts, comment)
-    return SetSpec(name, SetKind.SPANS, family, frozenset(spans), comment)
+        return SetSpec(name, SetKind.HOSTS, family, hosts, comment, digest)
+    return SetSpec(name, SetKind.SPANS, family, frozenset(spans), comment, digest)
 
 
 @memoize(8 << 20, lambda spec, spans: _SPAN_BYTES * len(spans))
 def _ports_set(spans: tuple[Span, ...]) -> SetSpec:
     """Remembered: many rules of many policies have the same ports, which then are one object."""
-    return SetSpec(f"dports-{_digest(spans)}", SetKind.PORTS, 0, frozenset(spans), describe_ports(spans))
+    digest = _digest(spans)
+    ports = frozenset(spans)
+    return SetSpec(_set_name("dports", digest), SetKind.PORTS, 0, ports, describe_ports(spans), digest)
 
 
 @per_object
 def _shared_specs(held: Members, ref: SharedRef) -> tuple[SetSpec, SetSpec]:
     """A shared set's both families as they are now. Remembered: one object for all programs that hold it."""
-    kind, comment = _kind(ref), describe_peer(ref)
-    v4 = SetSpec(_shared_name(ref, 4), kind, 4, held.v4, comment)
-    return v4, SetSpec(_shared_name(ref, 6), kind, 6, held.v6, comment)
+    kind, (comment, digest) = _kind(ref), _identity(ref)
+    v4 = SetSpec(_shared_name(ref, 4), kind, 4, held.v4, comment, digest)
+    return v4, SetSpec(_shared_name(ref, 6), kind, 6, held.v6, comment, digest)
+
+
+def _shared_name(ref: SharedRef, family: int) -> str:
+    prefix = "ports" if isinstance(ref, EndpointSet) else "pods"
+    return _set_name(f"{prefix}{family}", _identity(ref)[1])
 
 
 @per_object
-def _shared_name(ref: SharedRef, family: int) -> str:
-    """Remembered: a digest of its selectors, once for each policy that has them."""
-    prefix = "ports" if isinstance(ref, EndpointSet) else "pods"
-    return f"{prefix}{family}-{_digest(ref)}"
+def _identity(ref: SharedRef) -> tuple[str, str]:
+    """In words and as a digest. Remembered: it has thousands of selectors, or networks."""
+    return describe_peer(ref), _digest(_in_short(ref))
+
+
+def _in_short(ref: PeerRef) -> tuple[object, ...]:
+    """All that a reference says, its networks by their digest: thousands of references share them."""
+    if isinstance(ref, BlockSet):
+        return "blocks", ref.spans4, ref.spans6
+    networks = _networks(ref.networks)
+    if isinstance(ref, PodUnion):
+        return "union", networks, [(part.namespace, part.namespaces, part.pods) for part in ref.sets]
+    if isinstance(ref, PodSet):
+        return "pods", networks, ref.namespace, ref.namespaces, ref.pods
+    return "ports", networks, None if ref.scope is None else _in_short(ref.scope), ref.ports
+
+
+@memoize(1 << 20, lambda digest, networks: sum(map(len, networks)))
+def _networks(networks: tuple[Network, ...]) -> str:
+    """Remembered: a policy names them once, and each of its references has them."""
+    return _digest(networks)
 
 
 def _kind(ref: SharedRef) -> SetKind:
     return SetKind.ENDPOINTS if isinstance(ref, EndpointSet) else SetKind.HOSTS
 
 
-def _digest(value: PeerRef | tuple[object, ...]) -> str:
-    """Of frozen types of strings, numbers and tuples: their encoding is the same in every process."""
-    return sha256(msgspec.json.encode(value)).hexdigest()[:_DIGEST_DIGITS]
+def _set_name(what: str, digest: str) -> str:
+    """With as much of the digest as every backend takes: 88 bits at least."""
+    return f"{what}-{digest}"[:LONGEST_SET_NAME]
+
+
+def _digest(value: tuple[object, ...]) -> str:
+    """Of frozen types of strings, numbers and tuples: their encoding is the same in every process.
+
+    32 letters and digits: of base64's two signs, which make names hard to read, each stands as a letter.
+    """
+    return b64encode(sha256(msgspec.json.encode(value)).digest()[:_DIGEST_BYTES], b"xy").decode()

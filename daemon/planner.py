@@ -59,7 +59,7 @@ __all__ = [
 
 _INTERVALS = (SetKind.SPANS, SetKind.PORTS)
 
-_LAYOUT = b"3 "
+_LAYOUT = b"4 "
 """Of what backends make of a program: another one with each version that makes something else of the same.
 
 So that after an upgrade what the kernel holds is not believed, but written anew.

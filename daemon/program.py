@@ -22,6 +22,9 @@ _DIGEST_LABEL = re.compile(rf".*-[0-9a-f]{{{_LABEL_DIGITS}}}")
 PART_PREFIX = "rules-"
 """Of the names of parts; chains begin with a direction's."""
 
+LONGEST_SET_NAME = 23
+"""What ipset's 31 characters leave beside "MNP-" and "-new"."""
+
 
 class SetKind(StrEnum):
     """What a set's elements are, which decides its form in the kernel.
@@ -41,9 +44,10 @@ Elements: TypeAlias = frozenset[Address] | frozenset[Endpoint] | frozenset[Span]
 
 
 class SetSpec(msgspec.Struct, frozen=True, weakref=True):
-    """One named set. name: a stable digest of what it stands for; comment: what that is, for people.
+    """One named set. name: what it stands for, as far as names go; comment: the same, for people.
 
-    family: 4 or 6; 0 for ports, which have none.
+    family: 4 or 6; 0 for ports, which have none. digest: of what it stands for, the whole of it: two sets of
+    one name may be found to have the same one only if they are the same.
     """
 
     name: str
@@ -51,6 +55,7 @@ class SetSpec(msgspec.Struct, frozen=True, weakref=True):
     family: int
     elements: Elements
     comment: str
+    digest: str = ""
 
 
 class PortSpec(msgspec.Struct, frozen=True, cache_hash=True):
@@ -155,7 +160,7 @@ class Program(msgspec.Struct, frozen=True):
     """All that is ours in one netns. gates by ifname, sets by name; track: connection tracking on (A6).
 
     imprints: lines about its attachments, in comments of a chain that nothing jumps to. parts by name, each
-    behind that which its `rest` names.
+    behind that which its `rest` names. clashes: why gates are closed, by ifname.
     """
 
     gates: dict[str, Gate]
@@ -163,6 +168,7 @@ class Program(msgspec.Struct, frozen=True):
     track: bool
     imprints: tuple[str, ...] = ()
     parts: dict[str, PartSpec] = {}
+    clashes: dict[str, str] = {}
 
     def parts_of(self, chain: ChainSpec | None) -> Iterator[PartSpec]:
         """The parts of a chain, in the order in which a packet meets them."""

@@ -332,7 +332,8 @@ class Reconciler:
     def _mark_applied(self, sandbox: Sandbox) -> None:
         applied = State.TAMPERED if sandbox.tampering.endless else State.APPLIED
         for attachment in sandbox.attachments.values():
-            attachment.state = State.NOT_ENFORCED if self._out_of_reach(attachment) else applied
+            state = State.DENIED if sandbox.clash(attachment.record.ifname) else applied
+            attachment.state = State.NOT_ENFORCED if self._out_of_reach(attachment) else state
 
     def _out_of_reach(self, attachment: Attachment) -> bool:
         return bool(self.reaching.missed(attachment.record, attachment.reach))

@@ -204,6 +204,7 @@ class Report:
             notes = (
                 *_notes(attachment),
                 *_unenforceable(attachment),
+                *self._clashes(attachment),
                 *_absences(attachment),
                 *self._renamings(attachment),
             )
@@ -267,7 +268,12 @@ class Report:
         sandbox = self._registry.sandbox(attachment)
         tampering = sandbox.tampering.told(time.monotonic()) if sandbox.tampering.endless else ""
         unsealed = sandbox.closing.failed if attachment.reach.past else ""
-        return [text for text in (sandbox.error, tampering, *_unenforceable(attachment), unsealed) if text]
+        further = (*self._clashes(attachment), *_unenforceable(attachment))
+        return [text for text in (sandbox.error, tampering, *further, unsealed) if text]
+
+    def _clashes(self, attachment: Attachment) -> list[str]:
+        clash = self._registry.sandbox(attachment).clash(attachment.record.ifname)
+        return [clash] if clash else []
 
     def _tampering(self, attachment: Attachment) -> list[str]:
         """What somebody changed in its netns; told by the first attachment there, for all of them."""

@@ -102,3 +102,7 @@ class Standing:
     searched: bool = False
     beside: str = ""
     tampering: Tampering = field(default_factory=Tampering)
+
+    def clash(self, ifname: str) -> str:
+        """Why an interface is closed though all was programmed; "": it is not."""
+        return "" if self.actual is None else self.actual.clashes.get(ifname, "")

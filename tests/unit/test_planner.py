@@ -14,6 +14,7 @@ from daemon.planner import (
     DENIED,
     UNTOUCHED,
     ChainKey,
+    ChainSpec,
     GateRequest,
     Plan,
     PortSpec,
@@ -67,6 +68,44 @@ def test_plans_lead_where_a_program_from_scratch_does(seed: int) -> None:
         assert backend.tables[""] == table_of(desired), f"step {step}"
         assert make_plan(desired, desired).empty
         actual = desired
+
+
+# What a wide enough search finds: two sets of one name.
+FIRST = Ruleset((Match(BlockSet(((16, 31),), ()), ((TCP, (80, 80)),), ("a",)),), None)
+SECOND = Ruleset((Match(BlockSet(((32, 63),), ()), ((TCP, (81, 81)),), ("b",)),), ())
+BOTH = Ruleset((*(FIRST.ingress or ()), *(SECOND.ingress or ())), None)
+SHARED = Ruleset(tuple(Match(pods(role), None, (role,)) for role in ("client", "server")), None)
+
+
+class TestClashes:
+    @pytest.fixture(autouse=True)
+    def short_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("daemon.desired.LONGEST_SET_NAME", len("blocks"))
+
+    @pytest.mark.parametrize("ruleset", [BOTH, SHARED], ids=["blocks", "pods"])
+    def test_two_sets_of_one_name_close_and_are_told(self, ruleset: Ruleset) -> None:
+        made = program(gate(ruleset))
+        chain = made.gates["net1"].ingress
+        assert chain == ChainSpec(isolated=True)
+        assert made.gates["net1"].egress == UNTOUCHED
+        assert made.sets == {}
+        assert "same name, " in made.clashes["net1"]
+
+    def test_what_comes_first_is_not_concerned(self) -> None:
+        requests = [gate(FIRST), GateRequest("net2", 8, "c0ffee net2", SECOND)]
+        made = make_program(requests, lambda _: Members(), True)
+        assert made.gates["net1"] == program(gate(FIRST)).gates["net1"]
+        assert made.sets == program(gate(FIRST)).sets
+        assert list(made.clashes) == ["net2"]
+        chains = (made.gates["net2"].ingress, made.gates["net2"].egress)
+        assert [(chain.isolated, chain.rules) for chain in chains if chain] == 2 * [(True, ())]
+
+    def test_the_same_sets_are_no_clash(self) -> None:
+        again = Ruleset((Match(BlockSet(((16, 31),), ()), None, ("c",)),), None)
+        requests = [gate(FIRST), GateRequest("net2", 8, "c0ffee net2", again)]
+        made = make_program(requests, lambda _: Members(), True)
+        assert made.clashes == {}
+        assert len(made.sets) == 1
 
 
 class TestProgram:
