@@ -1,9 +1,10 @@
 """Sets and origins in words, for the comments that an operator reads in the kernel's listing. Pure.
 
-In: references to peers, and origins of rules. Out: one line each, within what a kernel comment holds.
+In: references to peers, and origins of rules. Out: one line each, within what a kernel comment holds. What a
+tenant gives may be a thousand networks: nothing is joined or looked at beyond what a comment holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from daemon.model import Operator, Requirement, Selector, Span
@@ -12,6 +13,8 @@ from daemon.policy.ruleset import BlockSet, EndpointSet, PeerRef, PodSet, PodUni
 MAX_COMMENT = 127
 """Bytes that nft and the kernel's comment fields surely hold, without the final NUL."""
 
+_ENOUGH = MAX_COMMENT + 1
+"""Characters of anything by which it is known that the whole does not fit."""
 _ELLIPSIS = "..."
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 _MOST_PARTS = 8
@@ -23,7 +26,8 @@ def bounded(parts: Sequence[str]) -> str:
 
 
 def _joined(parts: Sequence[str], total: int) -> str:
-    for kept in range(min(len(parts), _MOST_PARTS), 0, -1):
+    parts = [part[:_ENOUGH] for part in parts[:_MOST_PARTS]]
+    for kept in range(len(parts), 0, -1):
         tail = f" and {total - kept} more" if kept < total else ""
         text = ", ".join(parts[:kept]) + tail
         if len(text.encode()) <= MAX_COMMENT:
@@ -33,7 +37,8 @@ def _joined(parts: Sequence[str], total: int) -> str:
 
 def clean(text: str) -> str:
     """Fit for a comment: no quote, backslash or control character, and cut at MAX_COMMENT bytes."""
-    safe = "".join("'" if c == '"' else c if c.isprintable() and c != "\\" else "?" for c in text)
+    some = text[:_ENOUGH]
+    safe = "".join("'" if c == '"' else c if c.isprintable() and c != "\\" else "?" for c in some)
     if len(safe.encode()) <= MAX_COMMENT:
         return safe
     return safe.encode()[: MAX_COMMENT - len(_ELLIPSIS)].decode(errors="ignore") + _ELLIPSIS
@@ -62,13 +67,25 @@ def describe_ports(spans: Sequence[Span]) -> str:
 
 def describe_selector(selector: Selector) -> str:
     """As kubectl writes it: "role=client,tier in (a, b),!old"; "all pods" for none."""
-    return ",".join(_requirement(r) for r in selector.requirements) or "all pods"
+    return _listed((_requirement(r) for r in selector.requirements), ",") or "all pods"
+
+
+def _listed(items: Iterable[str], between: str = ", ") -> str:
+    """All of them, as far as that can be seen in a comment."""
+    found: list[str] = []
+    length = 0
+    for item in items:
+        found.append(item[:_ENOUGH])
+        length += len(found[-1]) + len(between)
+        if length > _ENOUGH + len(between):
+            break
+    return between.join(found)
 
 
 def _scope(peer: EndpointSet) -> str:
     if isinstance(peer.scope, PodSet | PodUnion):
         return _pods(peer.scope)
-    where = f"pods on {', '.join(peer.networks)}"
+    where = f"pods on {_listed(peer.networks)}"
     return where if peer.scope is None else f"{where} in {_blocks(peer.scope)}"
 
 
@@ -81,7 +98,7 @@ def _pods(peer: PodSet | PodUnion) -> str:
         where = "all namespaces"
     else:
         where = f"namespaces {describe_selector(peer.namespaces)}"
-    return f"{describe_selector(peer.pods)} in {where} on {', '.join(peer.networks)}"
+    return f"{describe_selector(peer.pods)} in {where} on {_listed(peer.networks)}"
 
 
 def _requirement(requirement: Requirement) -> str:
@@ -96,14 +113,16 @@ def _requirement(requirement: Requirement) -> str:
         case Operator.NOT_IN if len(values) == 1:
             return f"{key}!={values[0]}"
         case Operator.IN:
-            return f"{key} in ({', '.join(values)})"
+            return f"{key} in ({_listed(values)})"
         case _:
-            return f"{key} notin ({', '.join(values)})"
+            return f"{key} notin ({_listed(values)})"
 
 
 def _blocks(peer: BlockSet) -> str:
-    spans = [(4, span) for span in peer.spans4] + [(6, span) for span in peer.spans6]
-    return _joined([span_text(family, span) for family, span in spans[:_MOST_PARTS]], len(spans))
+    spans = [(4, span) for span in peer.spans4[:_MOST_PARTS]]
+    spans += [(6, span) for span in peer.spans6[:_MOST_PARTS]]
+    told = [span_text(family, span) for family, span in spans[:_MOST_PARTS]]
+    return _joined(told, len(peer.spans4) + len(peer.spans6))
 
 
 def span_text(family: int, span: Span) -> str:
