@@ -20,6 +20,7 @@ from daemon.decode.fields import kind_of, shown
 from daemon.errors import DecodeError
 from daemon.kubeyaml import YamlError, find_template, load_yaml
 from daemon.model import ClusterObject, ObjectKey, Problem
+from daemon.sources.jsonkeys import find_repeated, frame
 from daemon.sources.listitems import MARKER, split_items
 
 _MARKER = re.compile(rb"^---(?=[ \t\r\n]|\Z)", re.M)
@@ -203,13 +204,20 @@ class _Reader:
         if envelope.items is msgspec.UNSET or not envelope.kind.endswith("List"):
             return _parse_value(_load_json(document))
         default = _item_kind(envelope.kind, envelope.apiVersion)
+        pieces = [bytes(raw) for raw in envelope.items]
         found: list[Item] = []
-        for raw in envelope.items:
-            found += self._parse_piece(bytes(raw), default, json=True)
+        try:
+            _require_single_keys(frame(document, pieces))
+            for piece in pieces:
+                found += self._parse_piece(piece, default, json=True)
+        except _Syntax:
+            # Told with its line in the whole.
+            _load_json(document)
+            raise
         return tuple(found), True
 
     def _parse_piece(self, piece: bytes, default: tuple[str, str], *, json: bool) -> Items:
-        """One item of a list. Raises _Syntax only for YAML."""
+        """One item of a list. Raises _Syntax."""
         digest = _digest(piece, "\0".join(default))
         items = self._pieces.get(digest) or self._old.pieces.get(digest)
         if items is None:
@@ -265,9 +273,21 @@ def _digest(content: bytes, extra: str = "") -> bytes:
 
 def _load_json(document: bytes) -> Any:
     try:
-        return msgspec.json.decode(document)
+        value = msgspec.json.decode(document)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise _json_syntax(document, error) from None
+    _require_single_keys(document)
+    return value
+
+
+def _require_single_keys(document: bytes) -> None:
+    try:
+        repeated = find_repeated(document)
+    except RecursionError as error:
+        raise _json_syntax(document, error) from None
+    if repeated is not None:
+        line = document.count(b"\n", 0, repeated[0]) + 1
+        raise _Syntax(line, f"the key {repeated[1][:80]!r} stands twice in one object")
 
 
 def _json_syntax(document: bytes, error: Exception) -> _Syntax:
