@@ -47,7 +47,8 @@ class SetSpec(msgspec.Struct, frozen=True, weakref=True):
     """One named set. name: what it stands for, as far as names go; comment: the same, for people.
 
     family: 4 or 6; 0 for ports, which have none. digest: of what it stands for, the whole of it: two sets of
-    one name may be found to have the same one only if they are the same.
+    one name may be found to have the same one only if they are the same. room: about as many elements as it
+    will hold, where these are but the first of them; 0: they are all.
     """
 
     name: str
@@ -56,6 +57,7 @@ class SetSpec(msgspec.Struct, frozen=True, weakref=True):
     elements: Elements
     comment: str
     digest: str = ""
+    room: int = 0
 
 
 class PortSpec(msgspec.Struct, frozen=True, cache_hash=True):

@@ -35,6 +35,8 @@ MOST_ANEW = 20_000
 _EFFORT_OF_A_SET = 20
 """To make one takes as long as so many elements; to take one away, too."""
 _EFFORT_OF_A_RULE = 10
+_MOST_ROOM = 1 << 18
+"""Of which a set knows from the first: to become so large bit by bit holds a kernel up, 140 ms in the end."""
 _SETS_AT_ONCE = MOST_AT_ONCE // _EFFORT_OF_A_SET
 RULES_AT_ONCE = MOST_AT_ONCE // _EFFORT_OF_A_RULE
 
@@ -128,7 +130,8 @@ def _with_more_elements(actual: Program, lacking: list[tuple[SetSpec, Elements]]
         first, weight = _first(spec, elements, room)
         if first < len(elements):
             part = cast("Elements", (spec.elements - elements) | frozenset(islice(elements, first)))
-            sets[spec.name] = msgspec.structs.replace(spec, elements=part)
+            whole = len(spec.elements) * weight // max(first, 1)
+            sets[spec.name] = msgspec.structs.replace(spec, elements=part, room=min(whole, _MOST_ROOM))
             break
         sets[spec.name] = spec
         room -= weight

@@ -117,7 +117,7 @@ def create(name: str, spec: SetSpec) -> Message:
 def _room(spec: SetSpec) -> bytes:
     if spec.kind is SetKind.PORTS:
         return _port_range((b"", *ALL_PORTS))
-    size = attr(_HASHSIZE | _NETWORK_ORDER, u32(max(_LEAST_HASHSIZE, len(spec.elements))))
+    size = attr(_HASHSIZE | _NETWORK_ORDER, u32(max(_LEAST_HASHSIZE, spec.room, len(spec.elements))))
     return size + attr(_MAXELEM | _NETWORK_ORDER, u32(_MOST_ELEMENTS))
 
 

@@ -136,5 +136,16 @@ def _unlike_entries(sock: NetfilterSocket, name: str, spec: SetSpec) -> Pausing[
     for body in bodies:
         actual.update(ipset.raw_entries(body))
         yield
-    missing, more = ({ipset.decoded(one) for one in some} for some in (expected - actual, actual - expected))
+    missing = yield from _decoded(expected - actual)
+    more = yield from _decoded(actual - expected)
     return len(missing - more), len(more - missing)
+
+
+def _decoded(some: set[bytes]) -> Pausing[set[SetEntry | None]]:
+    """Few of a set that stands as it shall; all of one that is changed while it is read."""
+    found: set[SetEntry | None] = set()
+    for number, entry in enumerate(some, 1):
+        found.add(ipset.decoded(entry))
+        if number % _ENTRIES_AT_ONCE == 0:
+            yield
+    return found

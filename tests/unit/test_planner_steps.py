@@ -73,12 +73,15 @@ def test_a_span_counts_as_the_prefixes_that_ipset_makes_of_it() -> None:
     backend = FakeBackend()
     backend.apply(make_plan(before, None))
     added: list[int] = []
+    rooms: list[int] = []
     for _, plan in way(backend, desired, before):
         some = [(spec, spec.elements) for spec in plan.new_sets]
         some += [(change.spec, change.added) for change in plan.set_changes]
         added.append(sum(len(ipset.entries(e, spec.kind, spec.family)) for spec, e in some))
+        rooms += [spec.room for spec in plan.new_sets]
     assert max(added) <= MOST_AT_ONCE
     assert sum(added) > 100 * 220
+    assert rooms == [pytest.approx(sum(added), rel=0.1)]
     assert len(added) < 2 * sum(added) / MOST_AT_ONCE
     assert first_step(desired, new=False) == closed(desired, None)
 
