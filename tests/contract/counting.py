@@ -171,6 +171,8 @@ CLASSES: Classes = {
         "track": _flag("track"),
         "imprints": _size("imprints"),
         "parts": _size("parts"),
+        # What is told of gates, which are closed as any other: backends don't look at it.
+        "clashes": {"given": _always},
     },
     Gate: {
         "ifname": IFNAMES,
@@ -228,6 +230,8 @@ CLASSES: Classes = {
             ),
         },
         "comment": {"given": _always},
+        "digest": {"given": _always},
+        "room": {"for all": _equal(("room", 0)), "for more": lambda spec: spec.room > len(spec.elements)},
     },
     SetChange: {
         "spec": {

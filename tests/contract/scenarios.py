@@ -5,6 +5,8 @@ In: nothing. Out: SCENARIOS. Each runs on every backend; `counting` says which p
 proves: A5, A6, B2, B4, C1, C4, C6, C9, D1, D2, D3, D4, D5
 """
 
+import msgspec
+
 from daemon.planner import DENIED, EMPTY, UNTOUCHED, Program, RuleSpec, SetSpec
 from daemon.policy.ruleset import Ports
 from daemon.program import Carrier
@@ -280,6 +282,7 @@ TWO = program(gate(isolated(permit(A, WEB)), UNTOUCHED), NET2, sets=(*A, *C))
 GROWN = both("a", FRIEND, STRANGER)
 OTHER = both("a", STRANGER)
 EMPTIED = both("a")
+ROOMY = tuple(msgspec.structs.replace(spec, room=5000) for spec in A)
 MORE_SPANS = spans("b", 4, (0, STRANGER), (9, 12)), spans("b", 6, (0, STRANGER), (9, 12))
 MORE_ENDS = ends("e", 4, (FRIEND, TCP, 443)), ends("e", 6, (FRIEND, UDP, 53), (FRIEND, TCP, 443))
 
@@ -290,6 +293,7 @@ def members(sets: tuple[SetSpec, ...]) -> Program:
 
 
 CHANGES = [
+    Scenario("the first members of many", None, members(ROOMY), same("tcp80")),
     Scenario("nothing changes", WEB_OF_FRIEND, WEB_OF_FRIEND, same("tcp80")),
     Scenario("a guard becomes final", GUARDED, WEB_OF_FRIEND, same("tcp80")),
     Scenario("a guard becomes open", GUARDED, UNGOVERNED, OPEN),
