@@ -7,10 +7,12 @@ strict as both ends at least (E5), and small ones are reached in one step.
 from collections.abc import Callable, Sequence
 from itertools import accumulate, islice
 from typing import TypeVar, cast
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from daemon.intervals import prefix_count
+from daemon.memo import per_object
 from daemon.model import Direction, Span
 from daemon.program import (
     EMPTY,
@@ -129,13 +131,30 @@ def _with_more_elements(actual: Program, lacking: list[tuple[SetSpec, Elements]]
             break
         first, weight = _first(spec, elements, room)
         if first < len(elements):
-            part = cast("Elements", (spec.elements - elements) | frozenset(islice(elements, first)))
-            whole = len(spec.elements) * weight // max(first, 1)
-            sets[spec.name] = msgspec.structs.replace(spec, elements=part, room=min(whole, _MOST_ROOM))
+            sets[spec.name] = _with_some(actual.sets.get(spec.name), spec, room)
             break
         sets[spec.name] = spec
         room -= weight
     return msgspec.structs.replace(actual, sets=sets)
+
+
+@per_object
+def _parts_behind(_: SetSpec) -> WeakValueDictionary[tuple[Elements, int], SetSpec]:
+    """What comes next of a set that is there in part, or not at all: as long as a netns has it."""
+    return WeakValueDictionary()
+
+
+def _with_some(there: SetSpec | None, spec: SetSpec, most: int) -> SetSpec:
+    """A set with some more of its elements: one object for all netns that are at this place on the way."""
+    behind, key = _parts_behind(there or spec), (spec.elements, most)
+    found = behind.get(key)
+    if found is None:
+        lacking = spec.elements if there is None else spec.elements - there.elements
+        first, weight = _first(spec, lacking, most)
+        part = cast("Elements", (spec.elements - lacking) | frozenset(islice(lacking, first)))
+        room = min(len(spec.elements) * weight // max(first, 1), _MOST_ROOM)
+        found = behind[key] = msgspec.structs.replace(spec, elements=part, room=room)
+    return found
 
 
 def _with_more_parts(
