@@ -43,7 +43,8 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     ADD's result.
     pod_*: "" without identity. labels, ports: of the last pod object seen with that UID (A11).
     networks: the net-attach-defs whose policies govern it; candidates: those that it may be of, () in a
-    record of before: the same; chosen: which of them by network-status; evidence: how they were found;
+    record of before: the same; chosen: which of them by network-status; claimed: which of them Multus' cache
+    contradicts; evidence: how they were found;
     configured, config_name: the keys `netAttachDef` and `name` of the plugin's configuration. withdrawn: DEL
     came, the link may live on. unready: everything is denied until the source is read. adopted: its record
     was lost, this is what stood in the kernel: its addresses count for nobody until the source says the same.
@@ -86,6 +87,7 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     candidates: tuple[Network, ...] = ()
     chosen: Network = ""
     directory: tuple[int, int] | None = None
+    claimed: tuple[Network, ...] = ()
 
     @property
     def known(self) -> Candidates:
@@ -94,7 +96,10 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
             (self.configured,) if self.configured in self.networks else self.networks
         )
         also = tuple(network for network in self.networks if network not in networks)
-        return Candidates(networks, self.evidence, also, self.chosen)
+        claimed = self.claimed
+        if self.evidence == "config" and len(networks) > 1 and not claimed:
+            claimed = (self.configured,)  # in a record of before
+        return Candidates(networks, self.evidence, also, self.chosen, claimed)
 
     @property
     def key(self) -> AttachmentKey:

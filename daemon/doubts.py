@@ -54,10 +54,11 @@ def status_notes(record: Record, pod: Pod) -> tuple[str, ...]:
     """What the author of a pod, or of a net-attach-def, should know of one attachment."""
     notes: list[str] = []
     candidates, governing = ", ".join(record.known.networks), ", ".join(record.networks)
-    if record.evidence == "config" and len(record.known.networks) > 1:
+    if claimed := ", ".join(record.known.claimed):
         notes.append(
-            f"its configuration says netAttachDef {record.configured}, and Multus made it of another one: "
-            f"policies for any of {candidates} govern, and it is no peer; correct netAttachDef"
+            f"Multus' cache does not bear out that it is of {claimed}: policies for any of {candidates} "
+            "govern, and it is no peer; correct netAttachDef in its configuration, and give each interface a "
+            "name of its own"
         )
     told = told_networks(pod, record.ifname)
     if not told:

@@ -27,7 +27,7 @@ from daemon.linkkinds import Reach
 from daemon.log import get_logger
 from daemon.model import Pod
 from daemon.netns import Link, NetnsIdentity
-from daemon.networks import Candidates
+from daemon.networks import NO_NETWORK, Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox
 from daemon.registry import Registry, identity_of, log_fields, network_fields
 from daemon.replies import reply_bug, reply_error, rules_of_before, unknown_pod
@@ -43,7 +43,6 @@ log = get_logger(__name__)
 REPLY_MARGIN_SECONDS = 0.5
 """Left to the plugin of its own timeout, so that our reason reaches the runtime and not a bare timeout."""
 MOST_WAIT_SECONDS = 600.0
-NO_NETWORK = Candidates((), "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,8 @@ class Lifecycle:
             return False
         if add.guard or add.pod is None:
             # No policy can select it without a pod, but its addresses are taken.
-            found = Candidates((add.network,), "config") if add.network and not add.guard else NO_NETWORK
+            named = add.network if not add.guard else None
+            found = self._upkeep.find_without_pod(add.key, named) if named else NO_NETWORK
             return self._commit(waiting, None, found, unready=False)
         if not self._upkeep.ready:
             return late and self._answer_unready(waiting, self._upkeep.not_ready_because)

@@ -3,7 +3,8 @@
 In: what the configuration, Multus' cache, the pod and the net-attach-defs say. Out: candidates and where
 they came from. Several candidates mean the union of their restrictions (a policy that names any of them
 governs), never a guess that opens. What a pod's annotations say after its ADD restricts it too, and makes it
-no peer on any other network. Pure but for `read_multus_cache`.
+no peer on any other network. What Multus' cache contradicts only restricts: it lets nobody in, and takes no
+address from others. Pure but for `read_multus_cache`.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,8 @@ import msgspec
 
 from daemon.model import Address, NetAttachDef, Network, Pod
 
-MAX_CACHE_BYTES = 1 << 20
+MAX_CACHE_BYTES = 8 << 20
+"""Every net-attach-def of a pod is in it as a whole: whoever writes those decides how large it is."""
 
 WEAK = ("name", "net-attach-defs")
 """Evidence by what net-attach-defs were known at the ADD; that may have been behind."""
@@ -24,13 +26,29 @@ class Candidates(msgspec.Struct, frozen=True):
     """networks: those that it may be of, sorted. also: what it is said to be of since, and only restricts.
 
     evidence: "config", "multus-cache", "pod-networks", "net-attach-defs", "name" or "none". chosen: which of
-    the networks its pod's network-status says, "": nothing that counts.
+    the networks its pod's network-status says, "": nothing that counts. claimed: those of the networks that
+    Multus' cache contradicts, sorted; where there are any, some of what is said is a lie.
     """
 
     networks: tuple[Network, ...]
     evidence: str
     also: tuple[Network, ...] = ()
     chosen: Network = ""
+    claimed: tuple[Network, ...] = ()
+
+    @property
+    def peering(self) -> tuple[Network, ...]:
+        """Those that it may be on as a peer: only where that is one, it is one (C5)."""
+        if self.claimed:
+            return ()
+        return (self.chosen,) if self.chosen else self.networks
+
+    @property
+    def holding(self) -> tuple[Network, ...]:
+        """Those on which no other pod counts with its addresses (C5)."""
+        if self.claimed:
+            return tuple(network for network in self.networks if network not in self.claimed)
+        return self.peering
 
     @property
     def governing(self) -> tuple[Network, ...]:
@@ -38,9 +56,12 @@ class Candidates(msgspec.Struct, frozen=True):
         return tuple(sorted({*self.networks, *self.also}))
 
 
+NO_NETWORK = Candidates((), "none")
+
+
 def find_networks(
     configured: Network | None,
-    cached: Network | None,
+    cached: tuple[Network, ...] | None,
     config_name: str,
     ifname: str,
     pod: Pod,
@@ -48,14 +69,17 @@ def find_networks(
 ) -> Candidates:
     """The candidates for one attachment.
 
-    configured: `netAttachDef` of the plugin's configuration; cached: what Multus' cache says of this
-    interface.
+    configured: `netAttachDef` of the plugin's configuration; cached: see `read_multus_cache`.
     """
-    if configured is not None:
-        # Whoever writes a net-attach-def may write another one's name into it; Multus knows which it used.
-        return Candidates(tuple(sorted({configured, cached or configured})), "config")
-    if cached is not None:
-        return Candidates((cached,), "multus-cache")
+    if known := weigh(configured, cached):
+        return known
+    found = _ask_pod(config_name, ifname, pod, definitions)
+    # What Multus noted is more than is read, and whoever asked for that much may have asked for this too.
+    return found if cached is None else msgspec.structs.replace(found, claimed=found.networks)
+
+
+def _ask_pod(config_name: str, ifname: str, pod: Pod, definitions: Iterable[NetAttachDef]) -> Candidates:
+    """What the pod asks for, and the net-attach-defs that there are, come to."""
     requested = {request.network for request in pod.requests if request.interface == ifname}
     if requested:
         return Candidates(tuple(sorted(requested)), "pod-networks")
@@ -64,6 +88,25 @@ def find_networks(
         return Candidates(fitting, "net-attach-defs")
     # Nothing is known but names. To restrict all that it may be is safe, to leave one out would open.
     return Candidates(tuple(sorted({*named, f"{pod.namespace}/{config_name}"})), "name")
+
+
+def weigh(configured: Network | None, cached: tuple[Network, ...] | None) -> Candidates | None:
+    """What configuration and Multus' cache come to; None: they say nothing.
+
+    Whoever writes a net-attach-def may write another one's name into it; Multus knows which it used. Where
+    it used several for one name, or nobody can tell which, nothing is sure.
+    """
+    evidence, said = "multus-cache", {*(cached or ())}
+    doubtful = said if cached is not None and len(cached) != 1 else set[Network]()
+    if configured is not None:
+        if cached is not None and cached != (configured,):
+            doubtful = {*doubtful, configured}
+        evidence, said = "config", {*said, configured}
+    return Candidates(_in_order(said), evidence, claimed=_in_order(doubtful)) if said else None
+
+
+def _in_order(networks: Iterable[Network]) -> tuple[Network, ...]:
+    return tuple(sorted(networks))
 
 
 def _fitting(
@@ -104,15 +147,25 @@ def reconsider(
     if present.evidence in WEAK and (fitting := _fitting(present.networks, config_name, definitions)):
         also |= {*fitting}
         if present.evidence == "name":
-            found = Candidates(fitting, "net-attach-defs")
-    # Where a configuration names another than Multus used, one of them lies: that is to be mended.
-    if agrees and len(told) == 1 and {*told} < {*found.networks} and found.evidence != "config":
+            found = Candidates(fitting, "net-attach-defs", claimed=fitting if present.claimed else ())
+    # Where what is said contradicts itself, some of it is a lie: that is to be mended.
+    if agrees and len(told) == 1 and {*told} < {*found.networks} and not found.claimed:
         found = msgspec.structs.replace(found, chosen=found.chosen or told[0])
     return msgspec.structs.replace(found, also=tuple(sorted(also - {*found.networks})))
 
 
-def read_multus_cache(directory: Path, container_id: str, ifname: str) -> Network | None:
-    """What Multus noted for this container before it ran its delegates; None where that says nothing.
+class _Delegate(msgspec.Struct):
+    """What is read of an entry of the cache; the rest, which is most of it, is passed over."""
+
+    Name: Any = None
+    ifnameRequest: Any = None  # noqa: N815 (Multus' word)
+
+
+def read_multus_cache(directory: Path, container_id: str, ifname: str) -> tuple[Network, ...] | None:
+    """What Multus noted for this container before it ran its delegates: the net-attach-def of an interface.
+
+    Several, sorted, where it noted more for one name, as no honest pod asks it to; (): it noted more than is
+    read; None: nothing.
 
     The file is Multus' own and not a documented interface: whatever does not look as expected counts as
     absent. container_id has been checked to hold no slash.
@@ -120,20 +173,23 @@ def read_multus_cache(directory: Path, container_id: str, ifname: str) -> Networ
     path = directory / container_id
     try:
         if path.stat().st_size > MAX_CACHE_BYTES:
-            return None
-        delegates = msgspec.json.decode(path.read_bytes())
+            return ()
+        delegates = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
     except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    if not isinstance(delegates, list):
+    names = [name for index, each in enumerate(delegates) for name in _names(each, index, ifname)]
+    if not names or not all(isinstance(name, str) and name.count("/") == 1 for name in names):
         return None
-    for index, delegate in enumerate(delegates):
-        if isinstance(delegate, dict) and _interface(delegate, index) == ifname:
-            name = delegate.get("Name")
-            return name if isinstance(name, str) and name.count("/") == 1 else None
-    return None
+    return _in_order({*names})
 
 
-def _interface(delegate: dict[str, Any], index: int) -> str:
+def _names(delegate: msgspec.Raw, index: int, ifname: str) -> list[Any]:
+    """The name of an entry, if it is of that interface."""
+    try:
+        found = msgspec.json.decode(delegate, type=_Delegate)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return []
     # Multus numbers interfaces over all delegates, the default network (eth0) being the first.
-    requested = delegate.get("ifnameRequest")
-    return requested if isinstance(requested, str) and requested else f"net{index}" if index else "eth0"
+    wanted = found.ifnameRequest
+    named = wanted if isinstance(wanted, str) and wanted else f"net{index}" if index else "eth0"
+    return [found.Name] if named == ifname else []

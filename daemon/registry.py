@@ -13,7 +13,7 @@ import msgspec
 
 from daemon.attachments import Record, RecordStore
 from daemon.log import get_logger
-from daemon.model import AttachmentKey, Network, Subject
+from daemon.model import AttachmentKey, Subject
 from daemon.netns import NetnsIdentity
 from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox
@@ -50,10 +50,9 @@ class Registry:
         if not record.guard:
             pod = (record.pod_namespace, record.pod_name) if record.pod_name else None
             addresses = () if record.withdrawn else record.addresses
-            subject, candidates, peer = subject_of(record), peer_networks(record), not record.adopted
-            self.mark(
-                self._store.attach(record.key, pod, record.pod_uid, subject, addresses, candidates, peer=peer)
-            )
+            subject, known, peer = subject_of(record), record.known, not record.adopted
+            on = (known.peering, known.holding)
+            self.mark(self._store.attach(record.key, pod, record.pod_uid, subject, addresses, *on, peer=peer))
             if attachment.missing:
                 self.mark(self._store.withdraw(record.key))
         self._reconciler.mark([sandbox])
@@ -216,8 +215,12 @@ class Registry:
     def rename_networks(self, attachment: Attachment, found: Candidates) -> None:
         """More is known of which net-attach-def made this attachment."""
         self.update(attachment, **network_fields(found))
-        record = attachment.record
-        self.mark(self._store.update_networks(record.key, record.networks, peer_networks(record)))
+        known = attachment.record.known
+        self.mark(
+            self._store.update_networks(
+                attachment.key, attachment.record.networks, known.peering, known.holding
+            )
+        )
 
     def drop_sandbox(self, sandbox: Sandbox) -> None:
         """The netns is gone, and with it the rules."""
@@ -279,13 +282,8 @@ def network_fields(found: Candidates) -> dict[str, Any]:
         "evidence": found.evidence,
         "candidates": found.networks,
         "chosen": found.chosen,
+        "claimed": found.claimed,
     }
-
-
-def peer_networks(record: Record) -> tuple[Network, ...]:
-    """The networks that an attachment may be on as a peer: only where that is one, it is one (C5)."""
-    known = record.known
-    return (known.chosen,) if known.chosen else known.networks
 
 
 def subject_of(record: Record) -> Subject:

@@ -186,6 +186,7 @@ class Store:
         subject: Subject,
         addresses: tuple[Address, ...],
         candidates: tuple[Network, ...] | None = None,
+        holding: tuple[Network, ...] | None = None,
         *,
         peer: bool = True,
     ) -> set[AttachmentKey]:
@@ -193,7 +194,8 @@ class Store:
 
         pod_ref None: no identity, so no policy governs it. pod_uid "": whatever pod has that name.
         subject: its labels and ports count while the source has no such pod (A11). addresses: of its ADD.
-        candidates: the networks that it may be on; None: those of its subject, which may name more.
+        candidates: the networks that it may be on; None: those of its subject, which may name more. holding:
+        those on which no other pod counts with its addresses; None: the candidates.
         peer: it counts when it is asked whom its pod's addresses belong to; else as a subject only. The dirty
         attachments, this one among them.
         """
@@ -205,7 +207,7 @@ class Store:
             self._floor.admit(key, pod_ref, pod_uid)
         may_be = subject.networks if candidates is None else candidates
         new = Attached(pod_ref, pod_uid, subject, addresses, may_be, known.ruleset if known else OPEN)
-        new.peer = peer
+        new.peer, new.holding = peer, may_be if holding is None else holding
         self._attachments[key] = new
         self._index(key, new)
         if pod_ref is not None:
@@ -248,7 +250,11 @@ class Store:
         return self._update_holder(found)
 
     def update_networks(
-        self, key: AttachmentKey, networks: tuple[Network, ...], candidates: tuple[Network, ...]
+        self,
+        key: AttachmentKey,
+        networks: tuple[Network, ...],
+        candidates: tuple[Network, ...],
+        holding: tuple[Network, ...] | None = None,
     ) -> set[AttachmentKey]:
         """Other net-attach-defs that it may be of, or that restrict it; the dirty attachments."""
         found = self._attachments[key]
@@ -259,8 +265,9 @@ class Store:
             found.stale = True
             self._index(key, found)
             dirty.add(key)
-        if found.candidates != candidates:
-            found.candidates = candidates
+        on = (candidates, candidates if holding is None else holding)
+        if (found.candidates, found.holding) != on:
+            found.candidates, found.holding = on
             dirty |= self._update_holder(found)
         return dirty
 

@@ -15,12 +15,14 @@ from daemon.errors import NetnsError, NetnsGoneError
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Change, NetAttachDef, Network, Pod
 from daemon.networks import (
+    NO_NETWORK,
     Candidates,
     find_networks,
     read_multus_cache,
     reconsider,
     told_addresses,
     told_networks,
+    weigh,
 )
 from daemon.reconcile import Attachment, Reconciler, Sandbox
 from daemon.registry import Registry, identity_of, log_fields, network_fields
@@ -124,6 +126,11 @@ class Upkeep:
         definitions = self._store.net_attach_defs().values()
         return find_networks(configured, cached, config_name, key.ifname, pod, definitions)
 
+    def find_without_pod(self, key: AttachmentKey, configured: Network) -> Candidates:
+        """The same for a container without pod identity, which takes addresses all the same."""
+        cached = read_multus_cache(self._multus_cache, key.container_id, key.ifname)
+        return weigh(configured, cached) or NO_NETWORK
+
     def _become_ready(self) -> None:
         """The source has been read as a whole: unready attachments converge."""
         self.ready = True
@@ -153,8 +160,8 @@ class Upkeep:
                 self._registry.converge(attachment, adopted=False)
             return
         told, definitions = told_networks(pod, record.ifname), self._store.net_attach_defs().values()
-        agrees = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
-        found = reconsider(record.known, record.config_name, told, agrees, definitions)
+        as_added = record.addresses != () and told_addresses(pod, record.ifname) == {*record.addresses}
+        found = reconsider(record.known, record.config_name, told, as_added, definitions)
         if found != record.known:
             if found.governing != record.networks:
                 now = ",".join(found.governing)

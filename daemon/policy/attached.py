@@ -17,6 +17,7 @@ class Attached:
     """live: no DEL came yet. stale: its ruleset is to be compiled. pod_uid "": whatever pod has that name.
 
     candidates: the net-attach-defs that it may be of; its subject may name more, which restrict it too.
+    holding: those on which its addresses are nobody else's.
     outlived: another pod has its pod's name by now. held: its addresses that the index of holders knows.
     peer: what it says of its pod's addresses counts.
     """
@@ -34,7 +35,7 @@ class Attached:
         self.pod_uid = pod_uid
         self.subject = subject
         self.addresses = addresses
-        self.candidates = candidates
+        self.candidates = self.holding = candidates
         self.ruleset = ruleset
         self.live = True
         self.peer = True

@@ -97,14 +97,14 @@ class Holders:
         found: dict[Address, frozenset[Network]] = {}
         for address in addresses:
             others = [one for one in self._held.get(address, ()) if not one.is_attached_to(pod)]
-            if networks := frozenset(network for one in others for network in one.candidates):
+            if networks := frozenset(network for one in others for network in one.holding):
                 found[address] = networks
         return found or NOTHING_WITHHELD
 
     def names(self, address: Address, networks: Container[Network]) -> set[str]:
         """Who holds an address on some of these networks."""
         holders = self._held.get(address, ())
-        return {_name(one) for one in holders if any(network in networks for network in one.candidates)}
+        return {_name(one) for one in holders if any(network in networks for network in one.holding)}
 
     def _pods(self, address: Address) -> Iterable[PodRef]:
         found = self._named.get(address, set())

@@ -4,7 +4,7 @@ In: a lab. Out: a World, and waits with a deadline.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,10 @@ class Trio:
 class World(Trio):
     """A server and two clients on net1, with a daemon that knows them."""
 
-    def __init__(self, lab: Lab, backend: str) -> None:
+    def __init__(self, lab: Lab, backend: str, options: Sequence[str] = ()) -> None:
         self.lab = lab
         self.view = VIEWS[backend]
-        self.daemon = lab.daemon(backend=backend)
+        self.daemon = lab.daemon(backend=backend, options=options)
         self.attachments = {name: lab.attach(lab.pod(name)) for name in ("server", "a", "b")}
         self.daemon.apply("pods", [self.object(name) for name in self.attachments])
         self.daemon.apply("network", objects.network("net1"))

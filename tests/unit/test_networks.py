@@ -7,6 +7,7 @@ import pytest
 
 from daemon.model import NetAttachDef, NetworkRequest, NetworkStatus, Pod
 from daemon.networks import (
+    MAX_CACHE_BYTES,
     Candidates,
     find_networks,
     read_multus_cache,
@@ -29,9 +30,8 @@ OTHER = pod(NetworkRequest("other/x", None))
 NAMELESS = pod(NetworkRequest("other/b", None))
 CASES = [
     ("configuration", "ns/x", None, EXPLICIT, [A], ("ns/x",), "config"),
-    ("configuration, and Multus says so", "ns/x", "ns/x", EXPLICIT, [A], ("ns/x",), "config"),
-    ("configuration, Multus another", "ns/x", "ns/a", EXPLICIT, [A], ("ns/a", "ns/x"), "config"),
-    ("multus' cache", None, "ns/y", EXPLICIT, [A], ("ns/y",), "multus-cache"),
+    ("configuration, and Multus says so", "ns/x", ("ns/x",), EXPLICIT, [A], ("ns/x",), "config"),
+    ("multus' cache", None, ("ns/y",), EXPLICIT, [A], ("ns/y",), "multus-cache"),
     ("the pod's request", None, None, EXPLICIT, [A, B], ("default/a",), "pod-networks"),
     ("the only one that chains us", None, None, pod(), [A, UNCHAINED], ("default/a",), "net-attach-defs"),
     ("several: the union", None, None, pod(), [A, B], ("default/a", "other/b"), "net-attach-defs"),
@@ -50,7 +50,7 @@ CASES = [
 def test_evidence(
     name: str,
     configured: str | None,
-    cached: str | None,
+    cached: tuple[str, ...] | None,
     asking: Pod,
     definitions: list[NetAttachDef],
     wanted: tuple[str, ...],
@@ -58,6 +58,35 @@ def test_evidence(
 ) -> None:
     found = find_networks(configured, cached, "mac", "net1", asking, definitions)
     assert found == Candidates(wanted, evidence)
+    assert found.holding == wanted
+
+
+# What is said, what Multus' cache has, and what that comes to: governed by, a peer on, addresses taken on.
+CONTRADICTED = [
+    ("configuration, Multus another", "ns/x", ("ns/a",), ("ns/a", "ns/x"), ("ns/a",)),
+    ("Multus has two of that name", None, ("ns/a", "ns/b"), ("ns/a", "ns/b"), ()),
+    ("and configuration one of them", "ns/b", ("ns/a", "ns/b"), ("ns/a", "ns/b"), ()),
+    ("and configuration a third", "ns/x", ("ns/a", "ns/b"), ("ns/a", "ns/b", "ns/x"), ()),
+    ("Multus has more than is read", "ns/x", (), ("ns/x",), ()),
+    ("the same, and the pod asks for one", None, (), ("default/a",), ()),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "configured", "cached", "governing", "holding"), CONTRADICTED, ids=[c[0] for c in CONTRADICTED]
+)
+def test_what_multus_contradicts_only_restricts(
+    name: str,
+    configured: str | None,
+    cached: tuple[str, ...],
+    governing: tuple[str, ...],
+    holding: tuple[str, ...],
+) -> None:
+    found = find_networks(configured, cached, "mac", "net1", EXPLICIT, [A])
+    assert (found.governing, found.peering, found.holding) == (governing, (), holding)
+    # Neither does what network-status says of it make it a peer.
+    later = reconsider(found, "mac", governing[:1], True, [A])
+    assert (later.peering, later.holding) == ((), holding)
 
 
 def test_the_same_network_twice_in_one_pod_is_told_apart_by_interface() -> None:
@@ -97,7 +126,7 @@ LATER = [
         True,
         C(BOTH, "net-attach-defs", (), A1[0]),
     ),
-    ("a configuration that lies is no choice", C(BOTH, "config"), A1, True, C(BOTH, "config")),
+    ("a lie is no choice", C(BOTH, "config", claimed=A1), A1, True, C(BOTH, "config", claimed=A1)),
 ]
 
 
@@ -134,10 +163,11 @@ DELEGATES = [
     {"Name": "other/b", "ifnameRequest": "mgmt"},
 ]
 CACHE = [
-    ("numbered", DELEGATES, "net1", "default/a"),
-    ("by request", DELEGATES, "mgmt", "other/b"),
+    ("numbered", DELEGATES, "net1", ("default/a",)),
+    ("by request", DELEGATES, "mgmt", ("other/b",)),
+    ("two of one name", [*DELEGATES, {"Name": "o/c", "ifnameRequest": "net1"}], "net1", ("default/a", "o/c")),
     ("a requested one has no number", DELEGATES, "net2", None),
-    ("the default network", DELEGATES, "eth0", "kube-system/default"),
+    ("the default network", DELEGATES, "eth0", ("kube-system/default",)),
     ("not an object", [1, None], "net1", None),
     ("not a list", {"Name": "x/y"}, "net1", None),
     ("no namespace", [{}, {"Name": "cbr0"}], "net1", None),
@@ -145,15 +175,25 @@ CACHE = [
 
 
 @pytest.mark.parametrize(("name", "content", "ifname", "wanted"), CACHE, ids=[c[0] for c in CACHE])
-def test_multus_cache(name: str, content: object, ifname: str, wanted: str | None, tmp_path: Path) -> None:
+def test_multus_cache(
+    name: str, content: object, ifname: str, wanted: tuple[str, ...] | None, tmp_path: Path
+) -> None:
     (tmp_path / "abc").write_text(json.dumps(content))
     assert read_multus_cache(tmp_path, "abc", ifname) == wanted
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[" * 100_000, b"x" * (2 << 20)], ids=["empty", "cut", "deep", "large"]
+    "content", [b"", b"{", b"[" * 100_000, b"x" * (2 << 20)], ids=["empty", "cut", "deep", "no JSON"]
 )
 def test_a_damaged_cache_counts_as_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(content)
     assert read_multus_cache(tmp_path, "abc", "net1") is None
     assert read_multus_cache(tmp_path, "absent", "net1") is None
+
+
+def test_no_author_hides_the_cache_by_its_size(tmp_path: Path) -> None:
+    """Every net-attach-def is in it as a whole."""
+    file = tmp_path / "abc"
+    for size, wanted in [(4 << 20, ("default/a",)), (MAX_CACHE_BYTES, ())]:
+        file.write_text(json.dumps([*DELEGATES, {"Name": "tenant/own", "Bytes": "x" * size}]))
+        assert read_multus_cache(tmp_path, "abc", "net1") == wanted
