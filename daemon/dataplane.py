@@ -5,6 +5,7 @@ It takes one task of each lane in turn and reconciles one sandbox between, so th
 ADD by the programming of one netns at most.
 """
 
+import contextlib
 import gc
 import queue
 import time
@@ -20,14 +21,15 @@ from daemon.inbox import Inbox, Lane
 from daemon.lifecycle import Lifecycle
 from daemon.log import get_logger
 from daemon.model import ObjectKey
-from daemon.problemlog import ProblemLog
 from daemon.reconcile import Reconciler
 from daemon.registry import Registry
 from daemon.replies import reply_bug, reply_error
 from daemon.report import Report
 from daemon.server import Request
+from daemon.slices import Pausing
 from daemon.sources.base import Finding, Update
 from daemon.tamper import Watch
+from daemon.telling import Telling
 from daemon.upkeep import Upkeep
 
 log = get_logger(__name__)
@@ -37,7 +39,8 @@ NETNS_SWEEP_SECONDS = 0.25
 LINK_SWEEP_SECONDS = 5.0
 """An entry per netns: for interfaces whose DEL was lost."""
 
-FINDINGS_SECONDS = 2.0
+ANSWER_SECONDS = 0.01
+"""So long an answer that takes more is worked at before others have their turn."""
 
 SETTLE_OBJECTS = 1000
 """So many objects make a full collection worth avoiding."""
@@ -70,14 +73,12 @@ class Dataplane:
         self._barriers = barriers
         self._report = report
         self._watch = watch
-        self._tell = tell
         self._governs = governs
-        self._problem_log = ProblemLog(time.monotonic)
+        self._telling = Telling(report.faults, report, tell)
         self._stopping = ""
         self._new_objects = self._unseen_objects = 0
         self._next_sweep = 0.0
         self._next_link_sweep = 0.0
-        self._next_findings = 0.0
         self._operations: dict[str, Callable[[Request], None]] = {
             wire.OP_ADD: lifecycle.add,
             wire.OP_DEL: lifecycle.delete,
@@ -102,7 +103,7 @@ class Dataplane:
     def ask_status(self, seconds: float) -> Mapping[str, Any]:
         """The status map, for another thread. Raises TimeoutError when there is none in time."""
         answer: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-        self._inbox.put(Lane.CONTROL, lambda: answer.put(self._report.status({})))
+        self._inbox.put(Lane.CONTROL, lambda: answer.put(self._report.figures()))
         try:
             return answer.get(timeout=seconds)
         except queue.Empty:
@@ -131,7 +132,8 @@ class Dataplane:
             if not busy:
                 self._save_one()
                 self._settle_memory()
-                self._tell_findings()
+                if self._upkeep.ready:
+                    self._telling.step()
         self._lifecycle.refuse_waiting(self._stopping)
         while self._save_one():
             pass
@@ -144,25 +146,36 @@ class Dataplane:
             self._lifecycle.next_deadline(),
             self._barriers.next_deadline(),
             self._watch.next_due(),
+            self._telling.next_due(),
         )
         nearest = min(deadline for deadline in deadlines if deadline is not None)
         at_once = self._reconciler.lagging or self._upkeep.adoption.searching
         return 0.0 if at_once else max(0.0, nearest - time.monotonic())
 
     def _serve(self, request: Request) -> None:
-        operation = self._operations.get(request.op)
-        try:
-            if operation is None:
+        operation, pausing = self._operations.get(request.op), self._report.pausing.get(request.op)
+        with _replying(request):
+            if operation is None and pausing is None:
                 raise CniError(INTERNAL, f"unknown operation {request.op!r}")
             if self._stopping:
                 raise CniError(TRY_AGAIN_LATER, self._stopping)
-            operation(request)
-        except CniError as error:
-            reply_error(request, error)
-        except (DataplaneError, NetnsError, OSError) as error:
-            reply_error(request, CniError(INTERNAL, str(error)))
-        except Exception as error:  # noqa: BLE001 (a request must not be able to end the daemon)
-            reply_bug(request, error)
+            if operation is not None:
+                operation(request)
+            elif pausing is not None:
+                self._go_on_answering(request, pausing(request.body))
+
+    def _go_on_answering(self, request: Request, pieces: Pausing[Any]) -> None:
+        """Work at an answer for a while, and at the rest of it after all that waits by then."""
+        until = time.monotonic() + ANSWER_SECONDS
+        with _replying(request):
+            while time.monotonic() < until:
+                try:
+                    next(pieces)
+                except StopIteration as end:
+                    request.reply({"ok": True, "result": end.value})
+                    return
+            if not request.gone:
+                self._inbox.put(Lane.CONTROL, lambda: self._go_on_answering(request, pieces))
 
     def _take_update(self, update: Update) -> None:
         self._new_objects += len(update.changes)
@@ -188,19 +201,6 @@ class Dataplane:
         self._next_sweep = now + NETNS_SWEEP_SECONDS
         if links:
             self._next_link_sweep = now + LINK_SWEEP_SECONDS
-
-    def _tell_findings(self) -> None:
-        """Say in the log, and let the source tell authors, what is wrong with objects.
-
-        To gather it costs something: at most a hundredth of the time. Not before all has been listed, since
-        until then much seems to be missing.
-        """
-        now = time.monotonic()
-        if now >= self._next_findings and self._upkeep.ready:
-            self._problem_log.tell(self._report.object_problems())
-            if self._tell is not None:
-                self._tell(self._report.findings())
-            self._next_findings = now + max(FINDINGS_SECONDS, 100 * (time.monotonic() - now))
 
     def _save_one(self) -> bool:
         """Bring one sandbox's records up to date, off any reply's path. False: none lags behind."""
@@ -230,3 +230,16 @@ class Dataplane:
 
     def _begin_stop(self, reason: str) -> None:
         self._stopping = reason
+
+
+@contextlib.contextmanager
+def _replying(request: Request) -> Iterator[None]:
+    """Answer a request with what went wrong: it must not be able to end the daemon."""
+    try:
+        yield
+    except CniError as error:
+        reply_error(request, error)
+    except (DataplaneError, NetnsError, OSError) as error:
+        reply_error(request, CniError(INTERNAL, str(error)))
+    except Exception as error:  # noqa: BLE001 (a bug of ours, which it has met)
+        reply_bug(request, error)

@@ -82,7 +82,7 @@ METRICS = (
     Metric("api_watches", "gauge", "Open watches.", _cost("watches")),
     Metric("attachments", "gauge", "Attachments on this node by state.", _states),
     Metric("policies", "gauge", "Policies that the source holds.", _one("policies")),
-    Metric("problems", "gauge", "Things reported now: objects, files, netns.", _length("problems")),
+    Metric("problems", "gauge", "Things reported now: objects, files, netns.", _one("problemCount")),
     Metric(
         "set_aside", "gauge", "Things that wait for an operator since records were lost.", _length("setAside")
     ),

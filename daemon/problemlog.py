@@ -1,7 +1,8 @@
 """What is reported about objects, in the log: once when it comes up, once when it is gone.
 
-In: all problems, whenever they may have changed. Out: events, so many for each namespace and no more, for
-whoever may edit an object makes them. What is left out is counted; `mnpctl` always shows all.
+In: the problems of objects of which something else may be wrong than before. Out: events, so many for each
+namespace and no more, for whoever may edit an object makes them. What is left out is counted; `mnpctl
+policies` shows all.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ import msgspec
 
 from daemon.log import get_logger
 from daemon.model import ObjectKey, Problem
+from daemon.policy.dicts import put
 
 log = get_logger(__name__)
 
@@ -32,19 +34,21 @@ class ProblemLog:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._last: Found = {}
+        self._last: dict[ObjectKey, tuple[Problem, ...]] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._skipped = 0
         self._said_skipped = -SKIPPED_SECONDS
 
-    def tell(self, problems: Found) -> None:
-        """All problems as they are now. The same map as before says that nothing has changed."""
-        if problems is not self._last:
-            for key, problem in _differences(self._last, problems):
-                self._say(key, problem, "hint" if problem.hint else "problem")
-            for key, problem in _differences(problems, self._last):
-                self._say(key, problem, "gone")
-            self._last = problems
+    def tell(self, news: Found) -> None:
+        """All problems of these objects as they are now; what is not in it is as it was."""
+        before = {key: self._last.get(key, ()) for key in news}
+        for key, problem in _differences(before, news):
+            self._say(key, problem, "hint" if problem.hint else "problem")
+        for key, problem in _differences(news, before):
+            self._say(key, problem, "gone")
+        for key, problems in news.items():
+            put(self._last, key, problems or None)
+        if news:
             self._forget_full()
         self._say_skipped()
 

@@ -15,14 +15,17 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.adoption import lost
 from daemon.backends.choice import Choice
 from daemon.errors import DataplaneError, NetnsError
+from daemon.listing import FoundIn, Room, count_faults, lines_of_objects
 from daemon.model import Direction, Network, ObjectKey, Policy, Problem
 from daemon.policy.references import POLICY_FOR
 from daemon.program import chain_name, restrict
 from daemon.reconcile import Attachment, Reconciler
 from daemon.registry import Registry
 from daemon.server import Request
+from daemon.slices import Pausing, ended
 from daemon.sources.base import HINT, Finding
 from daemon.spelling import fits, tell_missing
+from daemon.states import absences, notes, pod_of, state_of, unenforceable
 from daemon.store import Store
 from daemon.upkeep import Upkeep
 from daemon.wording import clean
@@ -35,8 +38,10 @@ REASONS = {
 }
 
 
-MISSING = "interface missing"
-"""The state of an attachment whose interface is gone without a DEL."""
+SETTLE_SECONDS = 1.0
+"""So long an answer in pieces waits for what is still to be found out about objects."""
+NOTES_SECONDS = 0.01
+"""The same for an answer in one piece."""
 UNSEEN = (
     "net-attach-def {} has no spec.config: its config is a file on the nodes, so whether it chains "
     "multi-networkpolicy is not known here; once it does, `mnpctl attachments` lists its interfaces"
@@ -63,15 +68,19 @@ class Report:
         self._because = choice.because
         self._source = source
         self._started = time.monotonic()
+        self.faults = store.faults
         self.waiting_adds: Callable[[], int] = lambda: 0
         self.source_cost: Callable[[], Mapping[str, Any]] = dict
         self.kept_notes: Callable[[], list[str]] = list
         self.source_problems: dict[str, tuple[Problem, ...]] = {}
         self.operations: dict[str, Callable[[Request], None]] = {
-            wire.OP_STATUS_REPORT: self._answer(self.status),
-            wire.OP_ATTACHMENTS: self._answer(self.attachments),
-            wire.OP_POLICIES: self._answer(self.policies),
             wire.OP_RENDER: self._answer(self.render),
+        }
+        # As much of these is to be said as there are objects and attachments, so it is said in pieces.
+        self.pausing: dict[str, Callable[[dict[str, Any]], Pausing[Any]]] = {
+            wire.OP_STATUS_REPORT: self.status,
+            wire.OP_ATTACHMENTS: self.attachments,
+            wire.OP_POLICIES: self.policies,
         }
 
     def _answer(self, make: Callable[[dict[str, Any]], Any]) -> Callable[[Request], None]:
@@ -82,12 +91,17 @@ class Report:
 
     # --- operations --------------------------------------------------------------------------------------
 
-    def status(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The daemon as a whole."""
+    def status(self, body: dict[str, Any]) -> Pausing[dict[str, Any]]:
+        """The daemon as a whole, and what is wrong."""
+        yield from self._settle()
+        return {**self.figures(), "problems": self.problems()}
+
+    def figures(self) -> dict[str, Any]:
+        """The daemon as a whole, by numbers, as far as is known without a look at all objects."""
         attachments = self._registry.attachments.values()
         states: dict[str, int] = {}
         for attachment in attachments:
-            states[_state(attachment)] = states.get(_state(attachment), 0) + 1
+            states[state_of(attachment)] = states.get(state_of(attachment), 0) + 1
         aside = self._upkeep.adoption.set_aside()
         return {
             "version": version("multi-networkpolicy"),
@@ -106,11 +120,11 @@ class Report:
             "attachments": states,
             "waitingAdds": self.waiting_adds(),
             "pending": sorted(s.identity.path for s in self._reconciler.pending()),
-            "policies": len(self._store.policies()),
+            "policies": self.faults.policies,
             "applied": self._reconciler.applied_total,
             "failed": self._reconciler.failed_total,
             "tampered": self._reconciler.tampered_total,
-            "problems": self.problems(),
+            "problemCount": len(self._of_source()) + self.faults.faults.total() + len(self._of_pods()),
             "setAside": aside,
         }
 
@@ -120,40 +134,46 @@ class Report:
             return [self._upkeep.not_ready_because]
         return [*self._upkeep.refused, *aside]
 
-    def attachments(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+    def attachments(self, body: dict[str, Any]) -> Pausing[list[dict[str, Any]]]:
         """All attachments, or those of `pod` ("namespace/name", or "name" in any namespace)."""
         wanted = _optional_text(body, "pod")
-        found = [a for a in self._registry.attachments.values() if _is_of(a, wanted)]
-        return sorted(
-            (self._describe(attachment) for attachment in found),
-            key=lambda item: (item["pod"], item["interface"], item["containerID"]),
-        )
+        described, room = [], Room()
+        for attachment in [a for a in self._registry.attachments.values() if _is_of(a, wanted)]:
+            if self._is_there(attachment):
+                described.append(self._describe(attachment, room))
+            yield
+        return sorted(described, key=lambda item: (item["pod"], item["interface"], item["containerID"]))
 
-    def policies(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+    def policies(self, body: dict[str, Any]) -> Pausing[list[dict[str, Any]]]:
         """All policies with what they govern here, and the problems that SEMANTICS calls reported.
 
         Or those that `policy` means ("namespace/name", or "name" in any namespace).
         """
         wanted = _optional_text(body, "policy")
-        governed, problems, unseen = self._governed(), self.object_problems(), self._unseen()
-        return [
-            {
-                "namespace": policy.namespace,
-                "name": policy.name,
-                "policyFor": list(policy.networks),
-                "policyTypes": _types(policy),
-                "governs": governed.get((policy.namespace, policy.name), []),
-                "problems": _shown(p for p in problems.get(policy.key, ()) if not p.hint),
-                "hints": _shown(
-                    [
-                        *(p for p in problems.get(policy.key, ()) if p.hint),
-                        *(unseen[network] for network in policy.networks if network in unseen),
-                    ]
-                ),
-            }
-            for policy in self._store.policies()
-            if fits(wanted, policy.namespace, policy.name)
-        ]
+        governed = yield from self._governed()
+        yield from self._settle()
+        shown, unseen, room = [], self._unseen(), Room()
+        found = self._found()
+        for policy in self._store.policies():
+            if fits(wanted, policy.namespace, policy.name):
+                told = found.get(policy.namespace, {}).get(policy.key, ())
+                hints = [
+                    *(problem for problem in told if problem.hint),
+                    *(unseen[network] for network in policy.networks if network in unseen),
+                ]
+                shown.append(
+                    {
+                        "namespace": policy.namespace,
+                        "name": policy.name,
+                        "policyFor": room.cut(policy.networks),
+                        "policyTypes": _types(policy),
+                        "governs": room.cut(governed.get((policy.namespace, policy.name), ())),
+                        "problems": _shown(room.cut_problems(p for p in told if not p.hint)),
+                        "hints": _shown(room.cut_problems(hints)),
+                    }
+                )
+            yield
+        return shown
 
     def render(self, body: dict[str, Any]) -> dict[str, Any]:
         """What is programmed for one attachment: `pod` and, where it has several, `interface`."""
@@ -169,13 +189,21 @@ class Report:
             counters = {}
         own = {chain_name(direction, attachment.record.ifname) for direction in Direction}
         counters = {name: counted for name, counted in counters.items() if name in own}
-        return {**self._describe(attachment), "text": text, "drops": _drops(counters)}
+        return {**self._describe(attachment, Room()), "text": text, "drops": _drops(counters)}
 
     # --- parts -------------------------------------------------------------------------------------------
 
-    def object_problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
-        """What is reported about objects. What is missing is told once everything has been listed."""
-        return self._store.problems(listed=self._upkeep.ready)
+    def _settle(self, seconds: float = SETTLE_SECONDS) -> Pausing[None]:
+        """Find out what is wrong with objects, but not without end: somebody may change them all the time."""
+        until = time.monotonic() + seconds
+        for _ in self.faults.settle():
+            if time.monotonic() >= until:
+                return
+            yield
+
+    def _is_there(self, attachment: Attachment) -> bool:
+        """Whether it still is, after a pause."""
+        return self._registry.attachments.get(attachment.key) is attachment
 
     def _unseen(self) -> dict[Network, Problem]:
         """The net-attach-defs of which nobody here can tell whether they chain the plugin."""
@@ -187,49 +215,66 @@ class Report:
         }
 
     def problems(self) -> list[str]:
-        """Everything reported, a line each: broken files, problems in objects, failures to program."""
-        lines = [
+        """What is reported, a line each: broken files, problems in objects, failures to program.
+
+        Of objects a bounded number, for each namespace: `policies` shows all of a policy.
+        """
+        found = self._found()
+        faults = self.faults.faults if self._upkeep.ready else count_faults(found)
+        return [*self._of_source(), *lines_of_objects(found, faults), *self._of_pods()]
+
+    def _found(self) -> FoundIn:
+        # What is missing is told once everything has been listed.
+        return self.faults.found if self._upkeep.ready else self.faults.own()
+
+    def _of_source(self) -> list[str]:
+        told = [
             f"{where}: {problem.field + ': ' if problem.field else ''}{problem.message}"
             for where, problems in self.source_problems.items()
             for problem in problems
         ]
-        lines += self.kept_notes()
-        for key, problems in self.object_problems().items():
-            lines += [f"{key}: {found.field}: {found.message}" for found in problems if not found.hint]
+        return told + self.kept_notes()
+
+    def _of_pods(self) -> list[str]:
+        """Failures to program, and what is odd about attachments."""
+        lines: list[str] = []
         for sandbox in self._reconciler.sandboxes.values():
             told = sandbox.tampering.told(time.monotonic())
             said = (sandbox.error, sandbox.beside, sandbox.closing.failed, told)
             lines += [f"{sandbox.identity.path}: {text}" for text in said if text]
         for attachment in self._registry.attachments.values():
-            notes = (
-                *_notes(attachment),
-                *_unenforceable(attachment),
+            odd = (
+                *notes(attachment),
+                *unenforceable(attachment),
                 *self._clashes(attachment),
-                *_absences(attachment),
+                *absences(attachment),
                 *self._renamings(attachment),
             )
-            lines += [f"{_pod(attachment)} {attachment.key.ifname}: {note}" for note in notes]
+            lines += [f"{pod_of(attachment)} {attachment.key.ifname}: {note}" for note in odd]
         return lines
 
     def notes(self) -> list[str]:
-        """What a barrier tells of, though it is reached."""
+        """What a barrier tells of, though it is reached: as far as a moment is enough to find it out."""
+        ended(self._settle(NOTES_SECONDS))
         return [*self._upkeep.adoption.set_aside(), *self.problems()]
 
+    def findings_of(self, key: ObjectKey, problems: Iterable[Problem]) -> tuple[Finding, ...]:
+        """What is wrong with an object, for its author."""
+        return tuple(
+            Finding(HINT if problem.hint else REASONS[key.kind], f"{problem.field}: {problem.message}")
+            for problem in problems
+        )
+
     def findings(self) -> dict[ObjectKey, tuple[Finding, ...]]:
-        """What is reported about objects, for their authors."""
+        """What is wrong with attachments, for their pods' authors."""
         found: dict[ObjectKey, list[Finding]] = {}
-        for key, problems in self.object_problems().items():
-            found[key] = [
-                Finding(HINT if problem.hint else REASONS[key.kind], f"{problem.field}: {problem.message}")
-                for problem in problems
-            ]
         for attachment in self._registry.attachments.values():
             record = attachment.record
             # An adopted one says itself whose it is.
             if not record.pod_name or record.adopted:
                 continue
             told = [Finding("NotEnforced", f"{record.ifname}: {error}") for error in self._errors(attachment)]
-            told += [Finding("InterfaceMissing", absence) for absence in _absences(attachment)]
+            told += [Finding("InterfaceMissing", absence) for absence in absences(attachment)]
             told += [Finding("Tampered", text) for text in self._tampering(attachment)]
             told += [Finding("NetworkStatusDiffers", f"{record.ifname}: {note}") for note in attachment.notes]
             told += [Finding("NetAttachDefDiffers", f"{record.ifname}: {text}") for text in attachment.doubts]
@@ -237,11 +282,11 @@ class Report:
                 found.setdefault(ObjectKey("Pod", record.pod_namespace, record.pod_name), []).extend(told)
         return {key: tuple(each) for key, each in found.items()}
 
-    def _describe(self, attachment: Attachment) -> dict[str, Any]:
+    def _describe(self, attachment: Attachment, room: Room) -> dict[str, Any]:
         record = attachment.record
         governing = [] if record.guard else self._store.governing(record.key)
         return {
-            "pod": _pod(attachment),
+            "pod": pod_of(attachment),
             "uid": record.pod_uid,
             "interface": record.ifname,
             "ifindex": record.ifindex,
@@ -251,13 +296,13 @@ class Report:
             "evidence": record.evidence,
             "addresses": [str(ipaddress.ip_address(address)) for address in record.addresses],
             "mac": record.mac,
-            "state": _state(attachment),
+            "state": state_of(attachment),
             "isolated": self._isolated(attachment),
-            "policies": sorted(f"{policy.namespace}/{policy.name}" for policy in governing),
+            "policies": room.cut([f"{policy.namespace}/{policy.name}" for policy in governing]),
             "carriers": [carrier.ifname for carrier in attachment.reach.carriers],
-            "error": "; ".join([*self._errors(attachment), *_absences(attachment)]),
+            "error": "; ".join([*self._errors(attachment), *absences(attachment)]),
             "notes": [
-                *_notes(attachment),
+                *notes(attachment),
                 *self._renamings(attachment),
                 *([lost(attachment)] if record.adopted else []),
             ],
@@ -268,7 +313,7 @@ class Report:
         sandbox = self._registry.sandbox(attachment)
         tampering = sandbox.tampering.told(time.monotonic()) if sandbox.tampering.endless else ""
         unsealed = sandbox.closing.failed if attachment.reach.past else ""
-        further = (*self._clashes(attachment), *_unenforceable(attachment))
+        further = (*self._clashes(attachment), *unenforceable(attachment))
         return [text for text in (sandbox.error, tampering, *further, unsealed) if text]
 
     def _clashes(self, attachment: Attachment) -> list[str]:
@@ -300,14 +345,17 @@ class Report:
         directions = {"ingress": ruleset.ingress, "egress": ruleset.egress}
         return [name for name, matches in directions.items() if matches is not None]
 
-    def _governed(self) -> dict[tuple[str, str], list[str]]:
+    def _governed(self) -> Pausing[dict[tuple[str, str], list[str]]]:
         governed: dict[tuple[str, str], list[str]] = {}
-        for attachment in self._registry.attachments.values():
-            if not attachment.record.guard:
+        for attachment in list(self._registry.attachments.values()):
+            if not attachment.record.guard and self._is_there(attachment):
+                name = f"{pod_of(attachment)} {attachment.key.ifname}"
                 for policy in self._store.governing(attachment.key):
-                    name = f"{_pod(attachment)} {attachment.key.ifname}"
                     governed.setdefault((policy.namespace, policy.name), []).append(name)
-        return {key: sorted(names) for key, names in governed.items()}
+            yield
+        for names in governed.values():
+            names.sort()
+        return governed
 
     def _find(self, body: dict[str, Any]) -> Attachment:
         pod = _optional_text(body, "pod")
@@ -324,8 +372,8 @@ class Report:
             return found[0]
         if not found:
             raise CniError(INVALID_CONFIG, self._tell_missing(pod, interface))
-        names = ", ".join(sorted(f"{_pod(a)} {a.key}" for a in found))
-        which = "the namespace" if len({_pod(a) for a in found}) > 1 else "the interface"
+        names = ", ".join(sorted(f"{pod_of(a)} {a.key}" for a in found))
+        which = "the namespace" if len({pod_of(a) for a in found}) > 1 else "the interface"
         raise CniError(INVALID_CONFIG, f"{len(found)} attachments fit; name {which}: {names[:1000]}")
 
     def _tell_missing(self, pod: str | None, interface: str | None) -> str:
@@ -334,7 +382,7 @@ class Report:
         if interface and interfaces:
             has = ", ".join(interfaces)[:200]
             return f"no attachment {interface} of pod {pod} on this node; it has {has}"
-        known = [_pod(attachment) for attachment in everything if attachment.record.pod_name]
+        known = [pod_of(attachment) for attachment in everything if attachment.record.pod_name]
         whose = f"pod {pod}" if pod else "any pod"
         return f"no attachment of {whose} on this node{tell_missing(pod or '', known)}"
 
@@ -342,39 +390,6 @@ class Report:
 def _is_of(attachment: Attachment, wanted: str | None) -> bool:
     record = attachment.record
     return fits(wanted, record.pod_namespace, record.pod_name)
-
-
-def _pod(attachment: Attachment) -> str:
-    record = attachment.record
-    return f"{record.pod_namespace}/{record.pod_name}" if record.pod_name else ""
-
-
-def _notes(attachment: Attachment) -> list[str]:
-    return [note for note in (*attachment.notes, *attachment.doubts, attachment.reach.note) if note]
-
-
-def _unenforceable(attachment: Attachment) -> list[str]:
-    return [attachment.reach.reason] if attachment.reach.past else []
-
-
-def _absences(attachment: Attachment) -> list[str]:
-    if not attachment.missing:
-        return []
-    return [
-        f"{MISSING}: {attachment.record.ifname} is not in its namespace, and no DEL came; its rules wait for "
-        "it, and its addresses count for nobody meanwhile"
-    ]
-
-
-def _state(attachment: Attachment) -> str:
-    record = attachment.record
-    if record.withdrawn:
-        return "deleted"
-    if attachment.missing:
-        return MISSING
-    if record.adopted:
-        return "adopted"
-    return "guard" if record.guard else "unready" if record.unready else str(attachment.state)
 
 
 def _types(policy: Policy) -> list[str]:

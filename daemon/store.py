@@ -29,6 +29,7 @@ from daemon.model import (
 )
 from daemon.policy.attached import Attached
 from daemon.policy.budget import DEFAULT, Budget, PolicyRef
+from daemon.policy.closures import Closures
 from daemon.policy.compile import governs
 from daemon.policy.dicts import add, count, discard, put
 from daemon.policy.floor import Allowed, Floor
@@ -36,14 +37,16 @@ from daemon.policy.governing import Policies
 from daemon.policy.holders import Holders
 from daemon.policy.peerset import PodRef
 from daemon.policy.peersets import PeerSets, named_namespaces
-from daemon.policy.problems import Problems, too_many_pods
+from daemon.policy.problems import Problems
 from daemon.policy.ruleset import OPEN, Members, Ruleset, SharedRef
+from daemon.slices import ended
 
 
 class Store:
     """Objects, attachments and the indices between them.
 
-    node: this node's name, by which pods say that they are of it; "": not known.
+    node: this node's name, by which pods say that they are of it; "": not known. faults: what is wrong with
+    objects.
     """
 
     def __init__(self, common: CommonRules, budget: Budget = DEFAULT, node: str = "") -> None:
@@ -51,7 +54,6 @@ class Store:
         self._net_attach_defs: dict[Network, NetAttachDef] = {}
         self._pods: dict[PodRef, Pod] = {}
         self._local_pods: dict[str, int] = {}  # by namespace
-        self._budget = budget
         self._policies = Policies(common, budget)
         self.governed = self._policies.governed
         # Of each namespace that ends, the policies that are gone and stay in force.
@@ -62,7 +64,7 @@ class Store:
         self._holders = Holders(node)
         self._peers = PeerSets(budget.elements)
         self._floor: Floor | None = None
-        self._problems = Problems(self._holders.names)
+        self.faults = Problems(self._holders.names, Closures(self._policies, self._peers, budget))
 
     # --- objects -----------------------------------------------------------------------------------------
 
@@ -71,20 +73,20 @@ class Store:
 
         The order between kinds means nothing: whether a namespace ends is known before its policies go.
         """
-        self._end_orphans()
-        dirty: set[AttachmentKey] = set()
+        dirty = self.settle()
         for change in sorted(changes, key=lambda change: change.key.kind != "Namespace"):
             dirty |= self._apply_one(change.key, change.object)
         return dirty | self.settle()
 
     def settle(self) -> set[AttachmentKey]:
         """Those whose peer sets became full, or are not any more, since that was last asked (F2)."""
+        self._end_orphans()
         return self._peers.settle()
 
     def _apply_one(self, key: ObjectKey, new: object) -> set[AttachmentKey]:
         match key.kind, new:
             case "Pod", Pod() | None:
-                self._problems.put_own(key, new.problems if new else ())
+                self.faults.put_own(key, new.problems if new else ())
                 return self._put_pod((key.namespace, key.name), new)
             case "MultiNetworkPolicy", Policy() | None:
                 return self._put_policy((key.namespace, key.name), new)
@@ -116,12 +118,12 @@ class Store:
     def _put_net_attach_def(self, key: ObjectKey, definition: NetAttachDef | None) -> None:
         network = f"{key.namespace}/{key.name}"
         put(self._net_attach_defs, network, definition)  # matched by name alone (A3)
-        self._problems.put_own(key, definition.problems if definition else ())
-        self._problems.references.put_net_attach_def(network, definition)
+        self.faults.put_own(key, definition.problems if definition else ())
+        self.faults.references.put_net_attach_def(network, definition)
 
     def _put_namespace(self, name: str, namespace: Namespace | None) -> set[AttachmentKey]:
         put(self._namespaces, name, namespace)
-        self._problems.references.put_namespace(name, exists=namespace is not None)
+        self.faults.references.put_namespace(name, exists=namespace is not None)
         dirty = self._peers.put_namespace(name, namespace.labels if namespace else None)
         if namespace is not None and namespace.terminating:
             self._orphans.setdefault(name, set())
@@ -135,14 +137,16 @@ class Store:
         if orphans is not None:
             if policy is None and ref in self._policies and self._is_lived_in(ref[0]):
                 orphans.add(ref)
-                self._problems.orphan(ref)
+                self.faults.orphan(ref)
                 return set()
             orphans.discard(ref)
         return self._replace_policy(ref, policy)
 
     def _replace_policy(self, ref: PolicyRef, policy: Policy | None) -> set[AttachmentKey]:
-        self._problems.put_policy(ref, policy)
+        self.faults.put_policy(ref, policy)
         versions = self._policies.put(ref, policy)
+        for version in versions:
+            self.faults.touch((version.namespace, version.name))
         dirty = {key for version in versions for key in self._governed_by(version)}
         for key in dirty:
             self._attachments[key].stale = True
@@ -291,8 +295,8 @@ class Store:
         own = [] if pod is None else self._own(pod)
         peer = None if pod is None else self._holders.make_peer(pod, own)  # A11
         self._holders.name(ref, before, peer)
-        self._problems.put_peer(ref, before, peer)
-        self._problems.put_claims(ref, () if pod is None else self._holders.false_claims(pod, own))
+        self.faults.put_peer(ref, before, peer)
+        self.faults.put_claims(ref, () if pod is None else self._holders.false_claims(pod, own))
         return self._peers.put_pod(ref, peer)
 
     def _own(self, pod: Pod) -> list[Attached]:
@@ -388,20 +392,10 @@ class Store:
         used += [definition.namespace for definition in self._net_attach_defs.values()]
         return named_namespaces(used, self._namespaces)
 
-    def problems(self, *, listed: bool = True) -> dict[ObjectKey, tuple[Problem, ...]]:
-        """What is reported, by object; only objects that have any. The same map until that may change.
-
-        listed: all that there is is known, so what is missing can be told too.
-        """
-        self._end_orphans()
-        self._problems.put_closed((*self._policies.problems(), *self._overflown()))
-        return self._problems.all() if listed else self._problems.own()
-
-    def _overflown(self) -> Iterator[tuple[PolicyRef, Problem]]:
-        """Policies whose selectors select more pods than there is room for (F2)."""
-        for namespace, refs in self._peers.overflown().items():
-            for ref in self._policies.selecting(namespace, refs):
-                yield ref, too_many_pods(namespace, self._budget.elements)
+    def problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
+        """All that is reported, by object; only objects that have any. To find it out may take long."""
+        ended(self.faults.settle())
+        return {key: each for found in self.faults.found.values() for key, each in found.items()}
 
 
 def _lives_here(pod: Pod | None) -> bool:

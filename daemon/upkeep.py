@@ -37,6 +37,8 @@ log = get_logger(__name__)
 ENDING = "its namespace is being deleted: the rules of the run before stay as they are"
 PODS_AT_ONCE = 500
 """Of an update, then others have their turn: a tenant may write policies that make each pod cost 2 ms."""
+ADDRESSES_LIKE_A_POD = 16
+"""So many addresses of one pod take as long as one pod more."""
 IDENTITY_TURNS = 4
 """In so many sweeps each netns is identified once; in all of them it is looked for."""
 
@@ -102,7 +104,7 @@ class Upkeep:
         pods = [change for change in changes if change.key.kind == "Pod"]
         first = [change for change in changes if change.key.kind != "Pod"]
         while first or pods:
-            room = max(0, PODS_AT_ONCE - len(first))
+            room = taken_at_once(pods, PODS_AT_ONCE - len(first))
             self._on_changes((*first, *pods[:room]))
             first, pods = [], pods[room:]
             if pods:
@@ -374,3 +376,13 @@ class Upkeep:
         for attachment in gone:
             log.info("link-gone", extra=log_fields(attachment.record))
             self._registry.remove(attachment)
+
+
+def taken_at_once(pods: Sequence[Change], room: int) -> int:
+    """How many of these pods, from the first on, there is room for: by their number and their addresses."""
+    for number, change in enumerate(pods):
+        if room <= 0:
+            return number
+        statuses = change.object.statuses if isinstance(change.object, Pod) else ()
+        room -= 1 + sum(len(status.addresses) for status in statuses) // ADDRESSES_LIKE_A_POD
+    return len(pods)

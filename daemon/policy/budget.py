@@ -152,11 +152,11 @@ class Ledger:
         """Whether there is room for what a policy permits in a direction."""
         return (ref[1], direction) not in self._beyond.get(ref[0], ())
 
-    def beyond(self) -> Iterator[tuple[PolicyRef, Direction, Cost]]:
-        """All for which there is no room, and what each comes to."""
-        for namespace, entries in self._beyond.items():
-            for name, direction in sorted(entries):
-                yield (namespace, name), direction, self._costs[namespace][name, direction]
+    def beyond(self, ref: PolicyRef) -> Iterator[tuple[Direction, Cost]]:
+        """The directions of a policy for which there is no room, and what each comes to."""
+        for direction in Direction:
+            if not self.fits(ref, direction):
+                yield direction, self._costs[ref[0]][ref[1], direction]
 
     def _find_beyond(self, costs: dict[Entry, Cost]) -> Iterator[Entry]:
         if sum(costs.values(), NOTHING).within(self._budget):

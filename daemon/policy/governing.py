@@ -104,19 +104,18 @@ class Policies:
             self._terms[ref] = make_terms(msgspec.structs.replace(policy, **closed) if closed else policy)
         return self._terms[ref]
 
-    def problems(self) -> Iterator[tuple[PolicyRef, Problem]]:
-        """What is closed for want of room (F1)."""
+    def closed(self, ref: PolicyRef) -> tuple[Problem, ...]:
+        """What a policy does not permit for want of room (F1)."""
         budget = f"{self._budget.rules} rules and {self._budget.elements} elements"
-        for ref, direction, cost in self._ledger.beyond():
-            yield (
-                ref,
-                Problem(
-                    f"spec.{direction}",
-                    f"{cost.rules} rules and {cost.elements} elements are more than there is room for: all "
-                    f"policies of namespace {ref[0]} together may have {budget}. It isolates and permits "
-                    "nothing: make it smaller, or have namespaceRules or namespaceElements raised",
-                ),
+        return tuple(
+            Problem(
+                f"spec.{direction}",
+                f"{cost.rules} rules and {cost.elements} elements are more than there is room for: all "
+                f"policies of namespace {ref[0]} together may have {budget}. It isolates and permits "
+                "nothing: make it smaller, or have namespaceRules or namespaceElements raised",
             )
+            for direction, cost in self._ledger.beyond(ref)
+        )
 
     def selecting(self, namespace: str, refs: Container[PeerRef]) -> Iterator[PolicyRef]:
         """The policies of a namespace that govern something here and refer to any of these sets."""

@@ -127,7 +127,7 @@ class PeerSets:
         """The sets that lack somebody because there is no room for more, by the namespaces that hold them."""
         found: dict[str, set[SharedRef]] = {}
         for peers in (*self._full, *self._refusing):
-            for namespace in peers.holders.values():
+            for namespace in {*peers.holders.values()}:
                 found.setdefault(namespace, set()).add(peers.ref)
         return found
 

@@ -1,10 +1,11 @@
 """What policies name beyond themselves: net-attach-defs and namespaces, and what is wrong with those.
 
-In: policies, net-attach-defs and namespaces as they come, change and go. Out: problems by policy. A change
-makes those policies stale that name what changed, by index; they are looked at again when somebody asks.
+In: policies, net-attach-defs and namespaces as they come, change and go. Out: problems of a policy. A change
+makes those policies stale that name what changed, by index; the caller looks at each again, when he likes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from heapq import nsmallest
 from itertools import islice
 
 import msgspec
@@ -23,14 +24,14 @@ from daemon.model import (
 from daemon.policy.budget import PolicyRef
 from daemon.policy.dicts import add, discard, put
 from daemon.policy.peersets import NAME_LABEL
-from daemon.spelling import did_you_mean
+from daemon.spelling import MAX_KNOWN, did_you_mean
 
 POLICY_FOR = "metadata.annotations[k8s.v1.cni.cncf.io/policy-for]"
 
 MAX_TOLD = 8
 """Of what one policy names: a few tell what is wrong."""
 MAX_SEARCHES = 32
-"""For names that are alike, in one go: of what a policy's author can make up without end."""
+"""For names that are alike, until something is stale again: authors make names up without end."""
 
 MAX_PEERS = 1000
 """Of a policy that are looked through for hints: they must not cost more than what they are about."""
@@ -51,10 +52,9 @@ _NOTHING = _Named()
 
 
 class References:
-    """looked: how many policies were looked at since the start. Not shared between threads."""
+    """Not shared between threads."""
 
     def __init__(self) -> None:
-        self.looked = 0
         self._policies: dict[PolicyRef, Policy] = {}
         self._named: dict[PolicyRef, _Named] = {}  # only of policies that name namespaces
         self._definitions: dict[Network, NetAttachDef] = {}
@@ -65,16 +65,19 @@ class References:
         self._naming_namespace: dict[str, set[PolicyRef]] = {}
         self._unknown: set[PolicyRef] = set()  # whose problems depend on names that are alike
         self._stale: set[PolicyRef] = set()
-        self._found: dict[PolicyRef, tuple[Problem, ...]] = {}
+        self._other_names = False  # than when it was last asked what is stale
+        self._searches = _Searches()
 
     @property
     def stale(self) -> bool:
-        """Whether problems() may say something else than it did last."""
-        return bool(self._stale)
+        """Whether any policy has become stale."""
+        return bool(self._stale or (self._other_names and self._unknown))
 
-    def names(self, network: Network) -> bool:
-        """Whether any policy is for that network."""
-        return network in self._naming
+    def take_stale(self) -> set[PolicyRef]:
+        """The policies that have become stale since this was last asked."""
+        stale = self._stale | self._unknown if self._other_names else self._stale
+        self._stale, self._other_names, self._searches = set(), False, _Searches()
+        return stale
 
     def put_policy(self, ref: PolicyRef, policy: Policy | None) -> None:
         """A policy as it is now; None: it is gone."""
@@ -84,11 +87,10 @@ class References:
         for name in self._named.pop(ref, _NOTHING).namespaces:
             discard(self._naming_namespace, name, ref)
         put(self._policies, ref, policy)
-        self._stale.add(ref)
         if policy is not None:
+            self._stale.add(ref)
             self._index(ref, policy)
-        elif ref not in self._found:
-            # Nothing was told of it, and perhaps nobody will ever ask.
+        else:
             self._stale.discard(ref)
             self._unknown.discard(ref)
 
@@ -112,25 +114,21 @@ class References:
             change = add if before is None else discard
             change(self._spaces_of, name, namespace)
             change(self._names_in, namespace, name)
-            self._stale |= self._unknown | self._naming.get(network, set())
+            self._stale |= self._naming.get(network, set())
+            self._other_names = True
 
     def put_namespace(self, name: str, *, exists: bool) -> None:
         """Whether there is a namespace of this name."""
         if exists != (name in self._namespaces):
             self._namespaces ^= {name}
-            self._stale |= self._unknown | self._naming_namespace.get(name, set())
+            self._stale |= self._naming_namespace.get(name, set())
+            self._other_names = True
 
-    def problems(self) -> Mapping[PolicyRef, tuple[Problem, ...]]:
-        """By policy; only policies that have any."""
-        searches = _Searches()
-        for ref in sorted(self._stale):
-            policy = self._policies.get(ref)
-            self._unknown.discard(ref)
-            self.looked += policy is not None
-            found = () if policy is None else tuple(self._look(ref, policy, searches))
-            put(self._found, ref, found or None)
-        self._stale.clear()
-        return self._found
+    def look(self, ref: PolicyRef) -> tuple[Problem, ...]:
+        """What is wrong with what a policy names, as things are now."""
+        policy = self._policies.get(ref)
+        self._unknown.discard(ref)
+        return () if policy is None else tuple(self._look(ref, policy, self._searches))
 
     def _look(self, ref: PolicyRef, policy: Policy, searches: "_Searches") -> Iterator[Problem]:
         named = (network for network in policy.networks if network != EVERYWHERE)
@@ -193,7 +191,7 @@ class _Searches:
         if (what, word) not in self._done:
             if len(self._done) >= MAX_SEARCHES:
                 return ""
-            self._done[what, word] = did_you_mean(word, sorted(known))
+            self._done[what, word] = did_you_mean(word, nsmallest(MAX_KNOWN, known))
         return self._done[what, word]
 
 

@@ -3,9 +3,9 @@
 proves: C5
 
 A tenant's pod is on a LAN of its own, net2, with two addresses that others have on net1: that of `a`, which
-has had its ADD there, and that of a stranger, which has had none. Each row is evidence that the pod is on net1,
-and shows both harms: whether `a` is shut out, whether the stranger is let in as the tenant's pod. The table in
-docs/security.md has these rows.
+has had its ADD there, and that of a stranger, which has had none. Each row is evidence that the pod is on
+net1, and shows both harms: whether `a` is shut out, whether the stranger is let in as the tenant's pod. The
+table in docs/security.md has these rows.
 """
 
 import json

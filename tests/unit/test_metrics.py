@@ -31,7 +31,7 @@ STATUS: dict[str, Any] = {
     "applied": 7,
     "failed": 1,
     "tampered": 2,
-    "problems": ["a", "b"],
+    "problemCount": 2,
 }
 
 

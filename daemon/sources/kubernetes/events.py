@@ -87,6 +87,7 @@ class EventRecorder:
         # The thread's own from here on.
         self._sent: dict[tuple[ObjectKey, str], _Sent] = {}
         self._later: dict[tuple[ObjectKey, str], float] = {}
+        self._messages: dict[ObjectKey, tuple[tuple[Finding, ...], dict[str, str]]] = {}
         self._refused: dict[str, float] = {}
         self._said_refused = -REFUSED_SECONDS
         self._tokens = float(BURST)
@@ -127,10 +128,11 @@ class EventRecorder:
 
     def _send_due(self, findings: Mapping[ObjectKey, tuple[Finding, ...]]) -> float | None:
         """Send what may be sent now; seconds until there is more, None: nothing is open."""
+        self._messages = {key: self._message(key, found) for key, found in findings.items()}
         wanted = {
             (key, reason): message
-            for key, found in findings.items()
-            for reason, message in _aggregate(found).items()
+            for key, (_, messages) in self._messages.items()
+            for reason, message in messages.items()
         }
         for place in [place for place in self._sent if place not in wanted]:
             del self._sent[place]
@@ -143,6 +145,13 @@ class EventRecorder:
             if wait > 0.0:
                 nearest = min(wait, nearest or wait)
         return nearest
+
+    def _message(
+        self, key: ObjectKey, found: tuple[Finding, ...]
+    ) -> tuple[tuple[Finding, ...], dict[str, str]]:
+        """What findings come to by reason; put together once, for there may be thousands."""
+        before = self._messages.get(key)
+        return before if before is not None and before[0] is found else (found, _aggregate(found))
 
     def _wait_for(self, place: tuple[ObjectKey, str], message: str) -> float:
         """Seconds until this may be sent; 0: now."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.model import Address, Network
-from daemon.policy.owners import Owners
+from daemon.policy.owners import MOST_LOOKS, MOST_PODS, Owners
 from daemon.policy.peerset import PeerPod, PodRef
 
 NETWORKS = ["ns/a", "ns/b", "ns/c"]
@@ -42,10 +42,47 @@ def test_it_always_says_what_a_look_at_all_would(
         before, after = pods.get(ref), peer(addresses)
         was = [plainly(pods, frozenset(some)) for some in (NETWORKS[:1], NETWORKS[:2], NETWORKS)]
         pods = {key: pod for key, pod in pods.items() if key != ref} | ({ref: after} if after else {})
-        changed = owners.put(ref, before, after)
+        touched = owners.put(ref, before, after)
         now = [plainly(pods, frozenset(some)) for some in (NETWORKS[:1], NETWORKS[:2], NETWORKS)]
-        assert [owners.shared(frozenset(some)) for some in (NETWORKS[:1], NETWORKS[:2], NETWORKS)] == now
-        assert changed or now == was
+        found = [owners.shared(some) for some in (NETWORKS[:1], NETWORKS[:2], NETWORKS)]
+        assert [one.pods for one in found] == now
+        assert all(one.whole for one in found)
+        for some, old, new in zip((NETWORKS[:1], NETWORKS[:2], NETWORKS), was, now, strict=True):
+            assert old == new or not touched.isdisjoint(some)
     for ref, pod in pods.items():
         owners.put(ref, pod, None)
-    assert (owners._only, owners._several) == ({}, {})
+    assert (owners._only, owners._several, owners._on) == ({}, {}, {})
+
+
+def test_what_others_hold_is_found_by_network() -> None:
+    owners, held = Owners(), frozenset({"ns/b"})
+    one = PeerPod("ns", {}, (), {"ns/a": (ADDRESSES[0], ADDRESSES[1])}, {ADDRESSES[0]: held})
+    assert owners.put(PODS[0], None, one) == {"ns/a"}
+    assert owners.shared(["ns/a"]).pods == {}
+    assert owners.shared(["ns/a", "ns/b"]).pods == {ADDRESSES[0]: {PODS[0]}}
+    assert owners.shared(["ns/b"]).pods == {}
+    assert owners.put(PODS[0], one, one) == set()
+    assert owners.put(PODS[0], one, None) == {"ns/a"}
+    assert owners._withheld_on == {}
+
+
+def test_a_look_is_bounded_whatever_is_shared() -> None:
+    """2,000 addresses of two pods each, one of 5,000 pods, and a policy for many networks."""
+    owners = Owners()
+    for number in range(2000):
+        address = (number.to_bytes(4, "big"),)
+        for name in "pq":
+            owners.put((name, str(number)), None, peer({"ns/a": address, f"ns/{name}": address}))
+    for number in range(5000):
+        owners.put(("crowd", str(number)), None, peer({"ns/c": (ADDRESSES[0],)}))
+    found = owners.shared(["ns/a"])
+    assert not found.whole
+    assert 100 < len(found.pods) <= MOST_LOOKS
+    assert {address: len(refs) for address, refs in owners.shared(["ns/c"]).pods.items()} == {
+        ADDRESSES[0]: MOST_PODS
+    }
+    # The same ones are told while others come and go.
+    told = list(found.pods)
+    owners.put(("r", "0"), None, peer({"ns/a": (bytes([9, 9, 9, 9]),)}))
+    owners.put(("s", "0"), None, peer({"ns/a": (bytes([9, 9, 9, 9]),)}))
+    assert list(owners.shared(["ns/a"]).pods) == told
