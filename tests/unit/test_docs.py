@@ -16,6 +16,7 @@ from daemon.metrics import METRICS
 from daemon.sources.base import HINT
 from daemon.sources.kubernetes.kubeconfig import read_kubeconfig
 from daemon.standing import State
+from daemon.states import MISSING
 
 pytestmark = pytest.mark.unit
 
@@ -149,7 +150,7 @@ def test_reasons_of_events() -> None:
 
 
 def test_states_of_attachments() -> None:
-    others = {"deleted", "adopted", "guard", "unready", report.MISSING}
+    others = {"deleted", "adopted", "guard", "unready", MISSING}
     assert {row[0] for row in table("operations.md", "state")} == {*State, *others}
 
 
