@@ -108,7 +108,7 @@ def test_ready_and_healthy(serving: Serving) -> None:
     serving.status = {**STATUS, "readyz": ["policies: not installed", "own pods: not granted"]}
     assert serving.get("/readyz") == (503, "policies: not installed\nown pods: not granted\n")
     assert serving.get("/healthz")[0] == 200
-    serving.status = {**STATUS, "refused": ["a file named \udcff"]}
+    serving.status = {**STATUS, "readyz": ["a file named \udcff"]}
     assert serving.get("/readyz") == (503, "a file named \\udcff\n")
     serving.status = None
     assert serving.get("/healthz")[0] == 503
