@@ -27,7 +27,7 @@ from daemon.netns import NetnsIdentity
 from daemon.program import Program, closed
 from daemon.reaching import Closing, Reaching
 from daemon.rivals import Rivals
-from daemon.slices import Pausing
+from daemon.slices import Pausing, Slice
 from daemon.standing import Standing, State
 from daemon.steps import first_step, next_step
 from daemon.store import Store
@@ -36,8 +36,6 @@ log = get_logger(__name__)
 
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 60.0
-SLICE_SECONDS = 0.02
-"""Of work for one sandbox, then others have their turn."""
 
 
 @dataclass(slots=True)
@@ -230,10 +228,10 @@ class Reconciler:
         return True
 
     def _prepare(self, sandbox: Sandbox) -> bool:
-        """Whether it is known what is desired; SLICE_SECONDS of work at most."""
-        deadline = self._clock() + SLICE_SECONDS
+        """Whether it is known what is desired; a slice of work at most."""
+        pause = Slice(self._clock)
         governed = [a.key for a in sandbox.attachments.values() if not (a.record.guard or a.record.unready)]
-        return all(self._store.prepare(key, lambda: self._clock() >= deadline) for key in governed)
+        return all(self._store.prepare(key, pause.over) for key in governed)
 
     def take_over(self, sandbox: Sandbox, digest: str, generation: int) -> bool:
         """At the start: believe that the kernel holds what a record says, if digests and generation agree.

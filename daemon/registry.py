@@ -6,7 +6,8 @@ Only the dataplane thread calls this module.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from daemon.model import AttachmentKey, Subject
 from daemon.netns import NetnsIdentity
 from daemon.networks import Candidates
 from daemon.reconcile import Attachment, Reconciler, Sandbox
+from daemon.slices import Slice
 from daemon.standing import State
 from daemon.store import Store
 
@@ -40,6 +42,20 @@ class Registry:
         """These attachments are no longer as desired."""
         present = (self.attachments[key] for key in keys if key in self.attachments)
         self._reconciler.mark(self.sandbox(attachment) for attachment in present)
+
+    def preparing(self) -> Iterator[None]:
+        """Work out what each attachment is allowed, before all are asked for it at once; in pieces."""
+        pause = Slice(time.monotonic)
+        for attachment in list(self.attachments.values()):
+            while not self._prepare(attachment, pause):
+                yield
+                pause.renew()
+
+    def _prepare(self, attachment: Attachment, pause: Slice) -> bool:
+        gone = self.attachments.get(attachment.key) is not attachment
+        if gone or attachment.record.guard or attachment.record.unready:
+            return True
+        return self._store.prepare(attachment.key, pause.over)
 
     def attach(self, attachment: Attachment) -> None:
         """Let it count: as a subject, and with its addresses as a peer. A guard is neither."""

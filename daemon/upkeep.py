@@ -4,6 +4,7 @@ In: changes of the source, records found at the start, the passing of time. Out:
 verified, or dropped with their netns. Only the dataplane thread calls this module.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from daemon.networks import (
 )
 from daemon.reconcile import Attachment, Reconciler, Sandbox
 from daemon.registry import Registry, identity_of, log_fields, network_fields
+from daemon.slices import in_slices
 from daemon.sources.base import Update
 from daemon.standing import State
 from daemon.store import Store
@@ -35,10 +37,8 @@ from daemon.whereabouts import Whereabouts
 log = get_logger(__name__)
 
 ENDING = "its namespace is being deleted: the rules of the run before stay as they are"
-PODS_AT_ONCE = 500
-"""Of an update, then others have their turn: a tenant may write policies that make each pod cost 2 ms."""
-ADDRESSES_LIKE_A_POD = 16
-"""So many addresses of one pod take as long as one pod more."""
+PODS_AT_ONCE = 2
+"""Of an update, then it may pause: a tenant may write policies that make each pod cost 15 ms."""
 IDENTITY_TURNS = 4
 """In so many sweeps each netns is identified once; in all of them it is looked for."""
 
@@ -92,6 +92,8 @@ class Upkeep:
             return
         # Before policies could be created again that went with their kind, rules of an earlier run stay.
         if not update.recreating:
+            if not self._trusting:
+                yield from self._registry.preparing()
             self._verify_held(again=self._trusting)
             self._trusting = True
         if not self.ready:
@@ -102,15 +104,10 @@ class Upkeep:
     def _take_changes(self, changes: Sequence[Change]) -> Iterator[None]:
         """All but pods at once, then the pods: none is known before the policies that came with it."""
         pods = [change for change in changes if change.key.kind == "Pod"]
-        first = [change for change in changes if change.key.kind != "Pod"]
-        while first or pods:
-            room = taken_at_once(pods, PODS_AT_ONCE - len(first))
-            self._on_changes((*first, *pods[:room]))
-            first, pods = [], pods[room:]
-            if pods:
-                yield
+        self._on_changes([change for change in changes if change.key.kind != "Pod"])
+        yield from in_slices(pods, PODS_AT_ONCE, self._on_changes, time.monotonic)
 
-    def _on_changes(self, changes: tuple[Change, ...]) -> None:
+    def _on_changes(self, changes: Sequence[Change]) -> None:
         """What they make dirty is marked, networks are compared with network-status."""
         self._registry.mark(self._store.apply(changes))
         pods = {change.object.ref for change in changes if isinstance(change.object, Pod)}
@@ -376,13 +373,3 @@ class Upkeep:
         for attachment in gone:
             log.info("link-gone", extra=log_fields(attachment.record))
             self._registry.remove(attachment)
-
-
-def taken_at_once(pods: Sequence[Change], room: int) -> int:
-    """How many of these pods, from the first on, there is room for: by their number and their addresses."""
-    for number, change in enumerate(pods):
-        if room <= 0:
-            return number
-        statuses = change.object.statuses if isinstance(change.object, Pod) else ()
-        room -= 1 + sum(len(status.addresses) for status in statuses) // ADDRESSES_LIKE_A_POD
-    return len(pods)

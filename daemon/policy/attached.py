@@ -78,14 +78,14 @@ def pod_addresses(pod: Pod, own: Sequence[Attached], here: bool) -> Mapping[Netw
     """
     if pod.host_network or pod.finished:
         return {}
-    found: dict[Network, tuple[Address, ...]] = {}
+    found: dict[Network, list[Address]] = {}
     if here or own:
         for attachment in own:
             # Of several candidates none is sure.
             if attachment.live and attachment.peer and len(attachment.candidates) == 1:
                 network = attachment.candidates[0]
-                found[network] = found.get(network, ()) + attachment.addresses
+                found.setdefault(network, []).extend(attachment.addresses)
     else:
         for status in pod.statuses:
-            found[status.network] = found.get(status.network, ()) + status.addresses
-    return {network: listed for network, listed in found.items() if listed}
+            found.setdefault(status.network, []).extend(status.addresses)
+    return {network: tuple(listed) for network, listed in found.items() if listed}

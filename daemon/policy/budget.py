@@ -26,6 +26,8 @@ MOST_POD_SETS = 8
 Each costs a packet that it does not match 60 to 75 ns, and each is a rule a protocol and family.
 """
 
+_NETWORK = 2
+"""What a further network of a policy takes to keep."""
 _SELECTOR = 10
 """What a selector takes to keep, in addresses of a set: 1 KiB."""
 _MORE_VALUES = 20
@@ -69,15 +71,21 @@ class Cost(msgspec.Struct, frozen=True):
 NOTHING = Cost()
 
 
-def cost(rules: Iterable[Rule]) -> Cost:
-    """What these rules come to, by their sizes alone."""
+def cost(rules: Iterable[Rule], networks: int) -> Cost:
+    """What these rules of a policy for so many networks come to, by their sizes alone."""
     lines = elements = 0
+    # The first network is in what else there is. The others are looked up, and told of, for each set.
+    further = max(0, networks - 1)
     for rule in rules:
         peers, peer_elements = _peers(rule)
         protocols, port_elements = _ports(rule.ports)
         lines += peers * protocols
-        elements += peer_elements + port_elements
-    return Cost(lines, elements)
+        elements += peer_elements + port_elements + further * _selectors(rule)
+    return Cost(lines, elements + further * (lines + _NETWORK))
+
+
+def _selectors(rule: Rule) -> int:
+    return sum(not isinstance(peer, Block) for peer in rule.peers or ())
 
 
 def _peers(rule: Rule) -> tuple[int, int]:
@@ -138,7 +146,7 @@ class Ledger:
         for direction in Direction:
             rules = None if policy is None else policy.rules(direction)
             if rules:
-                costs[name, direction] = cost(rules)
+                costs[name, direction] = cost(rules, len(policy.networks) if policy else 0)
             else:
                 costs.pop((name, direction), None)
         if not costs:

@@ -4,8 +4,10 @@ In: the reference that it stands for, pods that its selectors select. Out: `Memb
 the caller's to know (peersets.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias, cast
+from weakref import WeakKeyDictionary
+from weakref import ref as weakref
 
 import msgspec
 
@@ -82,12 +84,13 @@ NO_SHARE = Share()
 class PeerSet:
     """What a reference holds. holders: each with the namespace of its pod; payer: whose budget it counts in.
 
-    full: it would hold more than that budget has room for, so it holds nobody.
+    networks: the reference's, one object for all sets on the same ones. full: it would hold more than that
+    budget has room for, so it holds nobody.
     """
 
-    def __init__(self, ref: SharedRef) -> None:
+    def __init__(self, ref: SharedRef, networks: frozenset[Network]) -> None:
         self.ref = ref
-        self.networks = ref.networks
+        self.networks = networks
         self.holders: dict[AttachmentKey, str] = {}
         self.payer = ""
         self.full = False
@@ -112,7 +115,8 @@ class PeerSet:
         """What it would hold of a pod that its selectors select; None: they select none."""
         if pod is None:
             return NO_SHARE
-        addresses = frozenset(a for network in self.networks for a in pod.addresses.get(network, ()))
+        listed = pod.addresses
+        addresses = frozenset(a for network in both(listed, self.networks) for a in listed[network])
         if pod.withheld:
             held = (a for a, networks in pod.withheld.items() if not networks.isdisjoint(self.networks))
             addresses = addresses.difference(held)
@@ -136,7 +140,7 @@ class PeerSet:
         if after == before:
             return False
         if after:
-            self._contributions[ref] = after
+            self._contributions[ref] = _shared(after)
         else:
             del self._contributions[ref]
         changed = [self._family(element).add(element) for element in after - before]
@@ -206,9 +210,55 @@ def parts(ref: SharedRef) -> tuple[PodSet, ...]:
     return (pods,) if isinstance(pods, PodSet) else (PodSet(ref.networks, "", EVERYTHING, EVERYTHING),)
 
 
+def both(networks: Mapping[Network, object], others: frozenset[Network]) -> Iterator[Network]:
+    """The networks that are in both. It costs as much as there are of the fewer: either may be thousands."""
+    if len(networks) <= len(others):
+        return (network for network in networks if network in others)
+    return (network for network in others if network in networks)
+
+
+_LIKE_A_POD = 8
+"""So many addresses, or ports that may have a name, take as long to be put into a set as a pod of one."""
+
+
+def weight(pod: PeerPod | None) -> int:
+    """What it takes to put it into a set, in pods of one address."""
+    if pod is None:
+        return 1
+    return 1 + (len(pod.ports) + sum(map(len, pod.addresses.values()))) // _LIKE_A_POD
+
+
+def alike(before: PeerPod | None, after: PeerPod | None) -> bool:
+    """Whether the same sets select both."""
+    if before is None or after is None:
+        return False
+    return before.labels == after.labels and before.addresses.keys() == after.addresses.keys()
+
+
+def meet(networks: Mapping[Network, object], others: frozenset[Network]) -> bool:
+    """Whether any network is in both."""
+    return any(True for _ in both(networks, others))
+
+
 def scope(pods: PodSet) -> Scope:
     """Where a set of pods looks for them."""
     return pods.namespace if pods.namespaces is None else pods.namespaces
+
+
+_KNOWN: WeakKeyDictionary[Contribution, "weakref[Contribution]"] = WeakKeyDictionary()
+
+
+def _shared(contribution: Contribution) -> Contribution:
+    """The same object for all that are equal, or a pod would have one in each of hundreds of sets.
+
+    They would take most of the memory, and to look through them the collector would hold everything up.
+    """
+    known = _KNOWN.get(contribution)
+    found = None if known is None else known()
+    if found is None:
+        _KNOWN[contribution] = weakref(contribution)
+        return contribution
+    return found
 
 
 def _in_blocks(blocks: BlockSet, address: Address) -> bool:

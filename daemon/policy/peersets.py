@@ -2,32 +2,34 @@
 
 In: pods as peers, the namespaces' labels, which sets an attachment holds. Out: `Members`, and which holders a
 change concerns. A pod's change costs as much as the sets that can include it are many, never a walk over all
-pods; only a set that is new, and a namespace that a selector newly selects, make it look at pods again. That
-look can be taken in pieces (`advance`), for a tenant may write thousands of selectors.
+pods; only a set that is new, and a namespace that a selector selects newly or no more, make it look at pods
+again: for each set by itself, at the pods that there are on its networks. Such looks are *pending* until
+somebody takes them in pieces (`advance`), for a tenant may write thousands of selectors; whoever holds a set
+with a pending look has been told that it changes, or holds it only now.
 
 What the sets of one namespace hold together is bounded: beyond that its largest set holds nobody (F2). What
 a pod would add is counted before it is made, for it may be thousands of ports at hundreds of addresses.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import count, islice
 
 import msgspec
 
 from daemon.model import AttachmentKey, Namespace, Network
 from daemon.policy.dicts import add, discard
-from daemon.policy.peerset import PeerPod, PeerSet, PodRef, Scope, parts, scope
-from daemon.policy.ruleset import Members, PodSet, SharedRef
-from daemon.policy.selectors import SelectorIndex
+from daemon.policy.peerset import PeerPod, PeerSet, PodRef, alike, both, meet, weight
+from daemon.policy.ruleset import Members, SharedRef
+from daemon.policy.spaces import NAME_LABEL, Spaces
+from daemon.policy.wanting import A_PIECE, Parts, Wanting
 
-NAME_LABEL = "kubernetes.io/metadata.name"
-
-_A_PIECE = 64
-"""After so many pods or selectors a look is worth interrupting."""
-_SELECTORS_LIKE_A_POD = 32
-"""So many selectors to be tried for a pod take as long as to look at one more."""
+_LIKE_A_POD = 32
+"""So many selectors to be tried, or pods to be listed, take as long as to look at one."""
+_PUT_AT_ONCE = 1024
+"""Into so many sets a pod of one address is put while others wait."""
 _PIECES_AT_ONCE = 4
+"""Of looks that begin: small ones are done with that, and nobody need be told of them."""
 
 
 class PeerSets:
@@ -40,16 +42,16 @@ class PeerSets:
         self._most = most
         self._pods: dict[PodRef, PeerPod] = {}
         self._located: dict[str, dict[Network, set[PodRef]]] = {}  # by namespace
-        self._labels: dict[str, Mapping[str, str]] = {}
+        self._spaces = Spaces()
         self._sets: dict[SharedRef, PeerSet] = {}
         self._held: dict[AttachmentKey, frozenset[SharedRef]] = {}
-        self._wanting: dict[tuple[Scope, Network], SelectorIndex[PeerSet]] = {}
-        self._namespaces: SelectorIndex[PeerSet] = SelectorIndex()
-        # By namespace that there is: it is matched with all selectors once, and not for each of its pods.
-        self._scopes: dict[str, tuple[Scope, ...]] = {}
-        self._looks: dict[SharedRef, Iterator[None]] = {}  # at the pods that there were when a set was new
-        self._spent: Counter[str] = Counter()  # elements, by the namespace that pays for their sets
-        self._full: dict[PeerSet, int] = {}  # and how many elements each would have
+        self._wanting = Wanting(self._spaces)
+        self._looks: dict[SharedRef, Iterator[None]] = {}
+        self._again: dict[PeerSet, set[str | PodRef]] = {}  # at which namespaces and pods, once more
+        self._effort = 0  # since a look was interrupted, in pods
+        self._paid: dict[str, set[PeerSet]] = {}  # by the namespace that pays for them
+        self._spent: Counter[str] = Counter()  # and how many elements these have
+        self._full: dict[PeerSet, int] = {}  # and how many elements each would have, if no look is pending
         self._refusing: set[PeerSet] = set()  # hold nothing of a pod that would bring too many
         self._settled: set[PeerSet] = set()  # full or not any more, since holders were last told
 
@@ -67,15 +69,13 @@ class PeerSets:
         None: it is gone.
         """
         wanted, before = frozenset(refs), self._held.get(holder, frozenset())
+        new: list[SharedRef] = []
         for ref in wanted - before:
             found = self._sets.get(ref)
             if found is None:
-                found = self._sets[ref] = PeerSet(ref)
-                found.payer = namespace
-                look = self._look(found)
-                # Small ones are done here.
-                if len(list(islice(look, _PIECES_AT_ONCE))) == _PIECES_AT_ONCE:
-                    self._looks[ref] = look
+                found = self._make(ref, namespace)
+                self._looks[ref] = self._look(found)
+                new.append(ref)
             found.holders[holder] = namespace
         for ref in before - wanted:
             self._let_go(self._sets[ref], holder)
@@ -83,6 +83,7 @@ class PeerSets:
             self._held[holder] = wanted
         else:
             self._held.pop(holder, None)
+        self._begin(new)
 
     def _let_go(self, peers: PeerSet, holder: AttachmentKey) -> None:
         del peers.holders[holder]
@@ -93,17 +94,25 @@ class PeerSets:
             self._charge(peers, next(iter(peers.holders.values())))
 
     def advance(self, holder: AttachmentKey, enough: Callable[[], bool]) -> bool:
-        """Look at pods for the sets of a holder that are new, until `enough`; whether that is done."""
+        """Take the pending looks of a holder's sets, until `enough`; whether none is left.
+
+        Between two questions whether it is there is work of about a millisecond.
+        """
         if not self._looks:
             return True
-        pending = [ref for ref in self._held.get(holder, ()) if ref in self._looks]
+        return self._go_on([ref for ref in self._held.get(holder, ()) if ref in self._looks], enough)
+
+    def _begin(self, refs: list[SharedRef]) -> None:
+        """Looks that are new: what takes longer is left to `advance`."""
+        pieces = count(1)
+        self._go_on(refs, lambda: next(pieces) >= _PIECES_AT_ONCE)
+
+    def _go_on(self, pending: list[SharedRef], enough: Callable[[], bool]) -> bool:
         while pending:
             for _ in self._looks[pending[-1]]:
                 if enough():
                     return False
             del self._looks[pending.pop()]
-            if enough():
-                return not pending
         return True
 
     def members(self, ref: SharedRef) -> Members:
@@ -134,65 +143,80 @@ class PeerSets:
     # --- changes -----------------------------------------------------------------------------------------
 
     def put_pod(self, ref: PodRef, pod: PeerPod | None) -> set[AttachmentKey]:
-        """A pod as it is now (None: no peer, or gone); who holds a set that this changed."""
+        """A pod as it is now (None: no peer, or gone); who holds a set that this changed, or will."""
         before = self._pods.get(ref)
         if before == pod:
             return set()
         self._locate(ref, before, pod)
-        scopes = self._scopes_of(ref[0])
-        was, now = self._wanted_by(before, scopes), self._wanted_by(pod, scopes)
-        changed = [
-            found
-            for found in was | now
-            if self._put(found, ref, pod if found in now else None, before if found in was else None)
-        ]
-        return _holders(changed) | self.settle()
+        scopes = self._spaces.scopes(ref[0])
+        now = self._wanting.sets(pod, scopes)
+        earlier = now if alike(before, pod) else self._wanting.sets(before, scopes)
+        # A set that has still to look at a namespace may hold a pod that was selected by its former labels.
+        concerned = now | earlier | self._again.keys()
+        todo = iter(concerned)
+        at_once = islice(todo, 1 + _PUT_AT_ONCE // (weight(before) + weight(pod)))
+        full: list[PeerSet] = []
+        changed: list[PeerSet] = []
+        for peers in at_once:
+            if peers.full:
+                full.append(peers)
+            elif self._put(peers, ref, pod if peers in now else None):
+                changed.append(peers)
+        later: list[PeerSet] = []
+        for peers in todo:
+            (full if peers.full else later).append(peers)
+        self._look_later(later, ref)
+        for peers in full:
+            was = before if peers in earlier else None
+            self._recount(peers, peers.share(pod if peers in now else None).weight - peers.share(was).weight)
+        return _holders([*changed, *later]) | self.settle()
 
     def put_namespace(self, name: str, labels: Mapping[str, str] | None) -> set[AttachmentKey]:
-        """A namespace's labels as they are now (None: no such object); who holds a set that this changed."""
-        before = self._scopes_of(name)
-        if labels is None:
-            self._labels.pop(name, None)
-        else:
-            self._labels[name] = labels
-        self._scopes.pop(name, None)
-        after = self._scopes_of(name)
-        changed: set[PeerSet] = set()
-        if set(before) != set(after):
-            for ref in {ref for refs in self._located.get(name, {}).values() for ref in refs}:
-                pod = self._pods[ref]
-                now = self._wanted_by(pod, after)
-                for found in now ^ self._wanted_by(pod, before):
-                    if self._put(found, ref, *((pod, None) if found in now else (None, pod))):
-                        changed.add(found)
-        return _holders(changed) | self.settle()
+        """A namespace's labels as they are now (None: no such object).
 
-    def _put(self, peers: PeerSet, ref: PodRef, pod: PeerPod | None, before: PeerPod | None = None) -> bool:
-        """A pod that a set selects as it is now, and as it was when it did; None: it does not, did not."""
+        Who holds a set that looks for pods there from now on, or does no more, if there are any.
+        """
+        changed = self._spaces.put(name, labels)
+        here = self._located.get(name)
+        if not changed or not here:
+            return self.settle()
+        concerned = {peers for where in changed for peers in self._spaces.looking(where)}
+        near = {networks for networks in {peers.networks for peers in concerned} if meet(here, networks)}
+        told = [peers for peers in concerned if peers.networks in near]
+        self._look_later([peers for peers in told if not peers.full], name)
+        for peers in self._full.keys() & set(told):
+            self._looks[peers.ref] = self._look(peers)
+        self._begin([peers.ref for peers in told])
+        return _holders(told) | self.settle()
+
+    def _look_later(self, concerned: Iterable[PeerSet], at: str | PodRef) -> None:
+        for peers in concerned:
+            add(self._again, peers, at)
+            self._looks.setdefault(peers.ref, self._look_again(peers))
+
+    def _recount(self, peers: PeerSet, more: int) -> None:
+        """What a set would have for which there is no room.
+
+        While a look counts that, it is not known whether it has been at a pod yet: rather too few than too
+        many, for then there is an attempt in vain to fill it, and no more.
+        """
+        self._full[peers] += min(0, more) if peers.ref in self._looks else more
+
+    def _put(self, peers: PeerSet, ref: PodRef, pod: PeerPod | None) -> bool:
+        """A pod that a set selects as it is now; None: it does not."""
         share = peers.share(pod)
         if peers.full:
-            self._full[peers] += share.weight - peers.share(before).weight
             return False
         growth = peers.growth(ref, share)
         while not peers.full and self._spent[peers.payer] + growth > self._most:
             self._make_room(peers.payer, peers, growth)
         size = len(peers)
         changed = peers.put(ref, share)
-        self._spend(peers.payer, len(peers) - size)
+        more = len(peers) - size
+        self._effort += abs(more)
+        self._spend(peers.payer, more)
         (self._refusing.add if peers.refuses else self._refusing.discard)(peers)
         return changed
-
-    def _wanted_by(self, pod: PeerPod | None, scopes: Iterable[Scope]) -> set[PeerSet]:
-        """The sets that select a pod in a namespace where these scopes look."""
-        if pod is None:
-            return set()
-        return {
-            found
-            for where in scopes
-            for network in pod.addresses
-            if (index := self._wanting.get((where, network))) is not None
-            for found in index.users(pod.labels)
-        }
 
     def _locate(self, ref: PodRef, before: PeerPod | None, after: PeerPod | None) -> None:
         here = self._located.setdefault(ref[0], {})
@@ -207,74 +231,101 @@ class PeerSets:
         else:
             self._pods[ref] = after
 
-    def _labels_of(self, namespace: str) -> Mapping[str, str]:
-        # The label is there even where a Namespace object lacks it, or there is no such object.
-        return {**self._labels.get(namespace, {}), NAME_LABEL: namespace}
-
-    def _scopes_of(self, namespace: str) -> tuple[Scope, ...]:
-        scopes = self._scopes.get(namespace)
-        if scopes is None:
-            selecting = self._namespaces.selecting(self._labels_of(namespace))
-            scopes = (namespace, *selecting)
-            if namespace in self._labels:
-                self._scopes[namespace] = scopes
-        return scopes
-
     # --- sets that come and go ---------------------------------------------------------------------------
 
-    def _look(self, new: PeerSet) -> Iterator[None]:
-        """Let changes of pods find a new set, then put all pods into it that it selects; in pieces."""
-        wanted = parts(new.ref)
-        for number, part in enumerate(wanted, 1):
-            self._want(part, new)
-            if number % _A_PIECE == 0:
+    def _make(self, ref: SharedRef, payer: str) -> PeerSet:
+        made = self._sets[ref] = self._wanting.make(ref)
+        made.payer = payer
+        add(self._paid, payer, made)
+        return made
+
+    def _look(self, peers: PeerSet) -> Iterator[None]:
+        """Let changes of pods find a set, then put all pods into it that it selects; in pieces."""
+        for _ in self._wanting.add(peers):
+            yield
+        parts = self._wanting.parts(peers)
+        for namespace in self._places(parts):
+            yield from self._look_at(peers, parts, namespace)
+        yield from self._look_again(peers)
+
+    def _places(self, parts: Parts) -> list[str]:
+        return list(self._located) if parts.places is None else parts.places
+
+    def _look_again(self, peers: PeerSet) -> Iterator[None]:
+        """Look at what has changed since, until nothing has."""
+        parts = self._wanting.parts(peers)
+        while again := self._again.get(peers):
+            at = again.pop()
+            if isinstance(at, str):
+                yield from self._look_at(peers, parts, at)
+            else:
+                yield from self._look_at(peers, parts, at[0], {at})
+        self._again.pop(peers, None)
+        # It became full meanwhile, or is: what it would have is not known.
+        if peers.full:
+            self._full[peers] = 0
+            for namespace in self._places(parts):
+                yield from self._look_at(peers, parts, namespace, counting=True)
+
+    def _look_at(
+        self,
+        peers: PeerSet,
+        parts: Parts,
+        namespace: str,
+        pods: Collection[PodRef] | None = None,
+        *,
+        counting: bool = False,
+    ) -> Iterator[None]:
+        """Put pods of a namespace into a set that it selects, and out of it the others; in pieces.
+
+        pods: those that may be gone; None: all that there are on the set's networks. counting: there is no
+        room for them, so only count what it would have.
+        """
+        if peers.full and not counting:
+            return
+        scopes = parts.within(namespace, self._spaces.labels(namespace))
+        if pods is None:
+            # That has none yet of a namespace that it doesn't select, unless it did before.
+            pods = self._near(peers, namespace) if scopes or peers in self._again else ()
+        if self._tires(1 + (len(pods) + len(parts.scopes)) // _LIKE_A_POD):
+            yield
+        each = len(parts) // _LIKE_A_POD if scopes else 0
+        for ref in pods:
+            pod = self._pods.get(ref)
+            selected = pod is not None and parts.selects(pod.labels, scopes)
+            if counting:
+                self._full[peers] += peers.share(pod if selected else None).weight
+            else:
+                self._put(peers, ref, pod if selected else None)
+            if self._tires(each + weight(pod)):
                 yield
-        looked_at, effort = 0, 1 + len(wanted) // _SELECTORS_LIKE_A_POD
-        for namespace in self._places(wanted):
-            scopes = self._scopes_of(namespace)
-            here = self._located.get(namespace, {})
-            for ref in [ref for network in new.networks for ref in here.get(network, ())]:
-                pod = self._pods.get(ref)
-                if pod is not None and new in self._wanted_by(pod, scopes):
-                    self._put(new, ref, pod)
-                looked_at += effort
-                if looked_at >= _A_PIECE:
-                    looked_at = 0
-                    yield
 
-    def _places(self, wanted: Iterable[PodSet]) -> list[str]:
-        """The namespaces in which there may be pods that these select."""
-        scopes = {scope(part) for part in wanted}
-        named = [where for where in scopes if isinstance(where, str)]
-        return named if len(named) == len(scopes) else list(self._located)
+    def _near(self, peers: PeerSet, namespace: str) -> set[PodRef]:
+        """The pods of a namespace on the networks of a set."""
+        here = self._located.get(namespace, {})
+        return {ref for network in both(here, peers.networks) for ref in here[network]}
 
-    def _want(self, part: PodSet, new: PeerSet) -> None:
-        where = scope(part)
-        for network in part.networks:
-            self._wanting.setdefault((where, network), SelectorIndex()).add(part.pods, new)
-        if not isinstance(where, str) and self._namespaces.add(where, new):
-            self._scopes.clear()
+    def _tires(self, effort: int) -> bool:
+        """Whether it is time to ask if others wait. effort: in pods that were looked at."""
+        self._effort += effort
+        if self._effort < A_PIECE:
+            return False
+        self._effort = 0
+        return True
 
     def _drop(self, old: PeerSet) -> None:
         del self._sets[old.ref]
         self._looks.pop(old.ref, None)
+        self._again.pop(old, None)
         self._full.pop(old, None)
         self._refusing.discard(old)
         self._settled.discard(old)
-        for part in parts(old.ref):
-            where = scope(part)
-            for network in part.networks:
-                index = self._wanting.get((where, network))
-                if index is not None:
-                    index.discard(part.pods, old)
-                    if not index:
-                        del self._wanting[where, network]
-            if not isinstance(where, str) and self._namespaces.discard(where, old):
-                self._scopes.clear()
+        discard(self._paid, old.payer, old)
+        self._wanting.discard(old)
 
     def _without_holder(self, ref: SharedRef) -> PeerSet:
         """A set as if it were held, for a moment."""
-        found = self._sets[ref] = PeerSet(ref)
+        found = self._make(ref, "")
         for _ in self._look(found):
             pass
         self._spend(found.payer, -len(found))
@@ -292,7 +343,7 @@ class PeerSets:
         def size(peers: PeerSet) -> int:
             return len(peers) + (growth if peers is growing else 0)
 
-        largest = max((s for s in self._sets.values() if s.payer == namespace and not s.full), key=size)
+        largest = max((peers for peers in self._paid[namespace] if not peers.full), key=size)
         for other in {*largest.holders.values()} - {namespace}:
             if self._spent[other] + size(largest) <= self._most:
                 self._charge(largest, other)
@@ -304,8 +355,11 @@ class PeerSets:
 
     def settle(self) -> set[AttachmentKey]:
         """Sets for which there is room again are filled again; who holds one, or one that has become full."""
+        room: dict[str, int] = {}
         for peers, size in list(self._full.items()):
-            if self._spent[peers.payer] + size <= self._most:
+            left = room.setdefault(peers.payer, self._most - self._spent[peers.payer])
+            if size <= left and peers.ref not in self._looks:
+                room[peers.payer] = left - size
                 del self._full[peers]
                 peers.full = False
                 self._looks[peers.ref] = self._look(peers)
@@ -316,6 +370,8 @@ class PeerSets:
     def _charge(self, peers: PeerSet, namespace: str) -> None:
         self._spend(peers.payer, -len(peers))
         self._spend(namespace, len(peers))
+        discard(self._paid, peers.payer, peers)
+        add(self._paid, namespace, peers)
         peers.payer = namespace
 
     def _spend(self, namespace: str, members: int) -> None:

@@ -23,7 +23,7 @@ from daemon.model import (
 )
 from daemon.policy.budget import PolicyRef
 from daemon.policy.dicts import add, discard, put
-from daemon.policy.peersets import NAME_LABEL
+from daemon.policy.spaces import NAME_LABEL
 from daemon.spelling import MAX_KNOWN, did_you_mean
 
 POLICY_FOR = "metadata.annotations[k8s.v1.cni.cncf.io/policy-for]"

@@ -1,9 +1,7 @@
 """Answers about all objects: bounded, and what is left out is said."""
 
 from daemon.listing import FEW, MOST_LINES, MOST_OF_ONE, Room, count_faults, lines_of_objects
-from daemon.model import Change, ObjectKey, Pod, Problem
-from daemon.model import NetworkStatus as Status
-from daemon.upkeep import ADDRESSES_LIKE_A_POD, taken_at_once
+from daemon.model import ObjectKey, Problem
 
 BAD, HINT = Problem("spec", "bad"), Problem("spec", "perhaps", hint=True)
 
@@ -34,17 +32,3 @@ def test_there_is_an_end_to_it() -> None:
         for space in range(99)
     }
     assert len(lines_of_objects(found, count_faults(found))) <= MOST_LINES + MOST_LINES // MOST_OF_ONE + 1
-
-
-def pods(number: int, addresses: int) -> list[Change]:
-    status = (Status("ns/n", "net1", tuple(bytes([10, 0, n // 256, n % 256]) for n in range(addresses))),)
-    each = [Pod("ns", f"p{n}", f"u{n}", {}, statuses=status) for n in range(number)]
-    return [Change(ObjectKey("Pod", one.namespace, one.name), one) for one in each]
-
-
-def test_pods_of_many_addresses_are_taken_over_fewer_at_a_time() -> None:
-    assert taken_at_once(pods(900, 2), 500) == 500
-    assert taken_at_once(pods(900, 256), 500) <= 1 + 500 // (256 // ADDRESSES_LIKE_A_POD)
-    assert taken_at_once(pods(3, 256), 1) == 1
-    assert taken_at_once(pods(3, 1), 0) == 0
-    assert taken_at_once([Change(ObjectKey("Pod", "ns", "p"), None)], 500) == 1

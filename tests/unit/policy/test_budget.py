@@ -25,7 +25,7 @@ from daemon.model import (
     Selector,
     Subject,
 )
-from daemon.policy.budget import Budget, Cost, Ledger, cost
+from daemon.policy.budget import DEFAULT, Budget, Cost, Ledger, cost
 from daemon.policy.peerset import Contribution, PeerPod, Share
 from daemon.policy.peersets import PeerSets
 from daemon.policy.ruleset import EndpointSet, Members, PodSet, SharedRef
@@ -81,7 +81,27 @@ COSTS = [
 
 @pytest.mark.parametrize(("rule", "want"), [row[1:] for row in COSTS], ids=[row[0] for row in COSTS])
 def test_cost(rule: Rule, want: Cost) -> None:
-    assert cost([rule]) == want
+    assert cost([rule], networks=1) == want
+
+
+FURTHER = [
+    ("what it takes to keep a network", [], Cost(0, 4)),
+    ("each rule has it", [Rule(None, None), Rule((block((2, 3)),), ports(3) + ports(1, SCTP))], Cost(3, 15)),
+    ("and each selector", [Rule((*PEERS, selecting("y"), block((2, 3))), None)], Cost(2, 100 + 4 + 4 + 18)),
+]
+
+
+@pytest.mark.parametrize(("rules", "want"), [row[1:] for row in FURTHER], ids=[row[0] for row in FURTHER])
+def test_further_networks_weigh(rules: list[Rule], want: Cost) -> None:
+    assert cost(rules, networks=3) == want
+
+
+def test_names_times_selectors_are_not_free() -> None:
+    """1,000 names and 20,000 selectors once took 4.3 GiB."""
+    rule = Rule(tuple(selecting(f"x{n}") for n in range(20_000)), None)
+    assert cost([rule], networks=1).within(DEFAULT)
+    assert not cost([rule], networks=1000).within(DEFAULT)
+    assert cost([Rule(PEERS, None)] * 10, networks=1000).within(DEFAULT)
 
 
 def policy(name: str, rules: int = 1, egress: int | None = None, namespace: str = "ns") -> Policy:
