@@ -257,6 +257,11 @@ class Pod(msgspec.Struct, frozen=True):
         return not uid or not self.uid or uid in (self.uid, self.config_hash)
 
 
+def lives_here(pod: Pod | None) -> bool:
+    """Whether it is one of this node, and not at its end."""
+    return pod is not None and pod.local and not pod.finished
+
+
 class NetAttachDef(msgspec.Struct, frozen=True):
     """A net-attach-def.
 

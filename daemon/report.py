@@ -11,8 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 from cni_plugin import wire
-from cni_plugin.errors import INVALID_CONFIG, CniError
 from daemon.adoption import lost
+from daemon.asked import find_one, is_of, optional_text
 from daemon.backends.choice import Choice
 from daemon.errors import DataplaneError, NetnsError
 from daemon.listing import FoundIn, Room, count_faults, lines_of_objects
@@ -24,7 +24,7 @@ from daemon.registry import Registry
 from daemon.server import Request
 from daemon.slices import Pausing, ended
 from daemon.sources.base import HINT, Finding
-from daemon.spelling import fits, tell_missing
+from daemon.spelling import fits
 from daemon.states import absences, notes, pod_of, state_of, unenforceable
 from daemon.store import Store
 from daemon.upkeep import Upkeep
@@ -42,6 +42,11 @@ SETTLE_SECONDS = 1.0
 """So long an answer in pieces waits for what is still to be found out about objects."""
 NOTES_SECONDS = 0.01
 """The same for an answer in one piece."""
+TOO_MUCH = (
+    "{}: what was allowed when the source fell behind and is allowed now comes to more than there is room "
+    "for (namespaceRules, namespaceElements): until the source is current, only what both "
+    "have unchanged is permitted"
+)
 UNSEEN = (
     "net-attach-def {} has no spec.config: its config is a file on the nodes, so whether it chains "
     "multi-networkpolicy is not known here; once it does, `mnpctl attachments` lists its interfaces"
@@ -136,9 +141,9 @@ class Report:
 
     def attachments(self, body: dict[str, Any]) -> Pausing[list[dict[str, Any]]]:
         """All attachments, or those of `pod` ("namespace/name", or "name" in any namespace)."""
-        wanted = _optional_text(body, "pod")
+        wanted = optional_text(body, "pod")
         described, room = [], Room()
-        for attachment in [a for a in self._registry.attachments.values() if _is_of(a, wanted)]:
+        for attachment in [a for a in self._registry.attachments.values() if is_of(a, wanted)]:
             if self._is_there(attachment):
                 described.append(self._describe(attachment, room))
             yield
@@ -149,7 +154,7 @@ class Report:
 
         Or those that `policy` means ("namespace/name", or "name" in any namespace).
         """
-        wanted = _optional_text(body, "policy")
+        wanted = optional_text(body, "policy")
         governed = yield from self._governed()
         yield from self._settle()
         shown, unseen, room = [], self._unseen(), Room()
@@ -177,7 +182,7 @@ class Report:
 
     def render(self, body: dict[str, Any]) -> dict[str, Any]:
         """What is programmed for one attachment: `pod` and, where it has several, `interface`."""
-        attachment = self._find(body)
+        attachment = find_one(self._registry.attachments.values(), body)
         sandbox = self._registry.sandbox(attachment)
         if sandbox.actual is None:
             text = "# not known: taken over from an earlier run and not verified yet\n"
@@ -249,6 +254,7 @@ class Report:
                 *self._clashes(attachment),
                 *absences(attachment),
                 *self._renamings(attachment),
+                *self._too_much(attachment),
             )
             lines += [f"{pod_of(attachment)} {attachment.key.ifname}: {note}" for note in odd]
         return lines
@@ -278,6 +284,7 @@ class Report:
             told += [Finding("Tampered", text) for text in self._tampering(attachment)]
             told += [Finding("NetworkStatusDiffers", f"{record.ifname}: {note}") for note in attachment.notes]
             told += [Finding("NetAttachDefDiffers", f"{record.ifname}: {text}") for text in attachment.doubts]
+            told += [Finding("TooMuchToHold", f"{record.ifname}: {t}") for t in self._too_much(attachment)]
             if told:
                 found.setdefault(ObjectKey("Pod", record.pod_namespace, record.pod_name), []).extend(told)
         return {key: tuple(each) for key, each in found.items()}
@@ -304,6 +311,7 @@ class Report:
             "notes": [
                 *notes(attachment),
                 *self._renamings(attachment),
+                *self._too_much(attachment),
                 *([lost(attachment)] if record.adopted else []),
             ],
         }
@@ -337,6 +345,10 @@ class Report:
             f"renaming until that was seen, for {self._backend.name}' rules go by names"
         ]
 
+    def _too_much(self, attachment: Attachment) -> list[str]:
+        """What is closed while the source is out of date, for want of room (F4)."""
+        return [TOO_MUCH.format(direction) for direction in self._store.closed(attachment.key)]
+
     def _isolated(self, attachment: Attachment) -> list[str]:
         record = attachment.record
         if record.guard or record.unready:
@@ -357,40 +369,6 @@ class Report:
             names.sort()
         return governed
 
-    def _find(self, body: dict[str, Any]) -> Attachment:
-        pod = _optional_text(body, "pod")
-        interface = _optional_text(body, "interface")
-        container = _optional_text(body, "containerID")
-        found = [
-            attachment
-            for attachment in self._registry.attachments.values()
-            if _is_of(attachment, pod)
-            and interface in (None, attachment.key.ifname)
-            and (container is None or attachment.key.container_id.startswith(container))
-        ]
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise CniError(INVALID_CONFIG, self._tell_missing(pod, interface))
-        names = ", ".join(sorted(f"{pod_of(a)} {a.key}" for a in found))
-        which = "the namespace" if len({pod_of(a) for a in found}) > 1 else "the interface"
-        raise CniError(INVALID_CONFIG, f"{len(found)} attachments fit; name {which}: {names[:1000]}")
-
-    def _tell_missing(self, pod: str | None, interface: str | None) -> str:
-        everything = self._registry.attachments.values()
-        interfaces = sorted(a.key.ifname for a in everything if pod and _is_of(a, pod))
-        if interface and interfaces:
-            has = ", ".join(interfaces)[:200]
-            return f"no attachment {interface} of pod {pod} on this node; it has {has}"
-        known = [pod_of(attachment) for attachment in everything if attachment.record.pod_name]
-        whose = f"pod {pod}" if pod else "any pod"
-        return f"no attachment of {whose} on this node{tell_missing(pod or '', known)}"
-
-
-def _is_of(attachment: Attachment, wanted: str | None) -> bool:
-    record = attachment.record
-    return fits(wanted, record.pod_namespace, record.pod_name)
-
 
 def _types(policy: Policy) -> list[str]:
     types = {"Ingress": policy.ingress, "Egress": policy.egress}
@@ -403,10 +381,3 @@ def _shown(problems: Iterable[Problem]) -> list[dict[str, str]]:
 
 def _drops(counters: dict[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
     return {name: {"packets": packets, "bytes": size} for name, (packets, size) in sorted(counters.items())}
-
-
-def _optional_text(body: dict[str, Any], name: str) -> str | None:
-    value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise CniError(INVALID_CONFIG, f"{name} is not a text")
-    return value

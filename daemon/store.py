@@ -18,6 +18,7 @@ from daemon.model import (
     AttachmentKey,
     Change,
     CommonRules,
+    Direction,
     Namespace,
     NetAttachDef,
     Network,
@@ -26,6 +27,7 @@ from daemon.model import (
     Policy,
     Problem,
     Subject,
+    lives_here,
 )
 from daemon.policy.attached import Attached
 from daemon.policy.budget import DEFAULT, Budget, PolicyRef
@@ -54,6 +56,7 @@ class Store:
         self._net_attach_defs: dict[Network, NetAttachDef] = {}
         self._pods: dict[PodRef, Pod] = {}
         self._local_pods: dict[str, int] = {}  # by namespace
+        self._budget = budget
         self._policies = Policies(common, budget)
         self.governed = self._policies.governed
         # Of each namespace that ends, the policies that are gone and stay in force.
@@ -102,7 +105,7 @@ class Store:
         if before == pod:
             return set()
         put(self._pods, ref, pod)
-        count(self._local_pods, ref[0], _lives_here(pod) - _lives_here(before))
+        count(self._local_pods, ref[0], lives_here(pod) - lives_here(before))
         if pod is None or before is None or before.uid != pod.uid:
             self._holders.forget(ref)
         dirty = set()
@@ -312,11 +315,9 @@ class Store:
         again, of the same pod, keeps its own.
         """
         if self._floor is None:
-            allowed = {
-                key: Allowed(found.pod_ref, found.pod_uid, self.ruleset(key))
-                for key, found in self._attachments.items()
-            }
-            self._floor = Floor(self._peers, allowed)
+            these = self._attachments.items()
+            allowed = {key: Allowed(one.pod_ref, one.pod_uid, self.ruleset(key)) for key, one in these}
+            self._floor = Floor(self._peers, allowed, self._budget)
 
     def release(self) -> set[AttachmentKey]:
         """What is allowed now counts again, and alone; the dirty attachments: those that were held back."""
@@ -343,22 +344,23 @@ class Store:
         While held: what both its floor and its policies permit. References mean `members`.
         """
         self.prepare(key, enough=lambda: False)
-        found = self._attachments[key]
-        if self._floor is None:
-            return found.ruleset
-        return self._floor.ruleset(key, found.subject.namespace, found.ruleset)
+        return self._attachments[key].ruleset if self._floor is None else self._floor.ruleset(key)
 
     def prepare(self, key: AttachmentKey, enough: Callable[[], bool]) -> bool:
         """Work towards `ruleset` until `enough`, for it may take long; whether that is done."""
-        found = self._attachments[key]
+        found, floor = self._attachments[key], self._floor
         if found.stale:
             ruleset = self._policies.compile(key, found.subject, self.governing(key))
-            if ruleset != found.ruleset:
-                found.ruleset = ruleset
-            found.stale = False
-            if self._floor is None:
+            found.ruleset, found.stale = (found.ruleset if ruleset == found.ruleset else ruleset), False
+            if floor is None:
                 self._peers.hold(key, found.ruleset.sets(), found.subject.namespace)
-        return self._floor is not None or self._peers.advance(key, enough)
+        if floor is not None:
+            return floor.advance(key, found.subject.namespace, found.ruleset, enough)
+        return self._peers.advance(key, enough)
+
+    def closed(self, key: AttachmentKey) -> tuple[Direction, ...]:
+        """The directions in which it permits less than it should while held, for want of room (F4)."""
+        return () if self._floor is None else self._floor.closed(key)
 
     def members(self, ref: SharedRef) -> Members:
         """Who is in a set now, and while held was in it at the hold; the same object until that changes."""
@@ -388,15 +390,11 @@ class Store:
     def namespaces(self) -> dict[str, Namespace]:
         """The namespaces that there are: by an object, or because something is in them."""
         self._end_orphans()
-        used = [ref[0] for ref in (*self._pods, *self._policies)]
-        used += [definition.namespace for definition in self._net_attach_defs.values()]
-        return named_namespaces(used, self._namespaces)
+        used = (ref[0] for ref in (*self._pods, *self._policies))
+        others = (definition.namespace for definition in self._net_attach_defs.values())
+        return named_namespaces((*used, *others), self._namespaces)
 
     def problems(self) -> dict[ObjectKey, tuple[Problem, ...]]:
         """All that is reported, by object; only objects that have any. To find it out may take long."""
         ended(self.faults.settle())
         return {key: each for found in self.faults.found.values() for key, each in found.items()}
-
-
-def _lives_here(pod: Pod | None) -> bool:
-    return pod is not None and pod.local and not pod.finished

@@ -13,6 +13,7 @@ from daemon.adoption import Adoption
 from daemon.attachments import Record, RecordStore
 from daemon.doubts import agrees, config_doubts, status_notes
 from daemon.errors import NetnsError, NetnsGoneError
+from daemon.holding import holding
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Change, NetAttachDef, Network, Pod
 from daemon.networks import (
@@ -80,7 +81,7 @@ class Upkeep:
         """Take the source's news in: changes, and how far what is known can be trusted. In pieces."""
         if update.behind and not self.behind:
             log.warning("behind", extra={"reason": update.behind, "meanwhile": "nothing relaxes"})
-            self._store.hold()
+            yield from holding(self._store, self._registry.attachments)
         yield from self._take_changes(update.changes)
         if self.behind and not update.behind:
             log.info("current")

@@ -5,19 +5,21 @@ a Ruleset that permits exactly what both permit, the floor with the members of t
 those of now. In it a reference stands for what is common to then and now.
 
 How: both sides are written with references that mean the common members, and literals beside them for what
-only that side's set held. Matches that then stand on both sides are kept. What is left of one side is
-combined with what is left of the other; a kept match need not be, for whatever it has in common with another
-one it permits itself. So the cost is the number of equal matches plus the product of the different ones.
+only that side's set held. Matches that then stand on both sides are kept. What is left of one side meets what
+is left of the other (meeting.py); a kept match need not, for whatever it has in common with another one it
+permits itself. Where there is no room for what is found, the kept matches are all that is permitted (F4).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from typing import TypeAlias, cast
 
 import msgspec
 
-from daemon.intervals import common, number, union
-from daemon.memo import memoize, per_object
-from daemon.model import Address, Span
+from daemon.model import Address, Direction
+from daemon.policy.bounds import Meter, Room, TooMuchError
+from daemon.policy.literals import addresses, size
+from daemon.policy.meeting import Outcome, Part, gather, meet
+from daemon.policy.portspans import common_ports, rules_of
 from daemon.policy.ruleset import (
     BlockSet,
     Endpoint,
@@ -30,11 +32,10 @@ from daemon.policy.ruleset import (
     Ruleset,
     SharedRef,
 )
+from daemon.slices import Pausing
 
-_MEMO_BYTES = 16 << 20
-"""Of literals that are remembered: all attachments of one policy ask for the same."""
-_SPAN_BYTES = 150
-"""A span, or an address and the span that is made of it."""
+_ENDPOINTS = 4000
+"""That are looked at in one piece."""
 
 _NOBODY = Members()
 
@@ -50,8 +51,27 @@ class Drift(msgspec.Struct, frozen=True):
 DriftOf: TypeAlias = Callable[[SharedRef], Drift]
 Elements: TypeAlias = frozenset[Address] | frozenset[Endpoint]
 Matches: TypeAlias = tuple[Match, ...]
-Permission: TypeAlias = tuple[PeerRef | None, Ports | None]
-Area: TypeAlias = tuple[BlockSet | None, Ports | None]
+
+
+class Combined(msgspec.Struct, frozen=True):
+    """What both permit, or where there was no room for all of that, in `closed` directions, a part of it.
+
+    literals: the blocks in it that stand in no policy. looked: the pairs, spans and addresses that it took.
+    """
+
+    ruleset: Ruleset
+    closed: tuple[Direction, ...]
+    literals: tuple[BlockSet, ...]
+    looked: int
+
+
+class _Side(msgspec.Struct, frozen=True):
+    """One direction of it."""
+
+    matches: Matches | None
+    closed: bool = False
+    literals: tuple[BlockSet, ...] = ()
+    looked: int = 0
 
 
 def make_drift(then: Members, now: Members) -> Drift:
@@ -67,202 +87,142 @@ def make_drift(then: Members, now: Members) -> Drift:
 
 
 def _minus(members: Members, others: Members) -> Members:
-    return Members(_without(members.v4, others.v4), _without(members.v6, others.v6))
+    return Members(_less(members.v4, others.v4), _less(members.v6, others.v6))
 
 
-def _without(elements: Elements, others: Elements) -> Elements:
+def _less(elements: Elements, others: Elements) -> Elements:
     return elements if elements.isdisjoint(others) else elements - others
 
 
-def strict(floor: Ruleset, current: Ruleset, drift: DriftOf) -> Ruleset:
+def combining(floor: Ruleset, current: Ruleset, drift: DriftOf, room: Room) -> Pausing[Combined]:
     """What both permit; `current` itself where the floor takes nothing from it.
 
-    drift: of every set that either ruleset refers to. Origins are those of the current match, and the floor's
-    where only the floor isolates the direction.
+    drift: of every set that either ruleset refers to. room: its rules are those of a direction, kept ones
+    among them, its elements those of both. Origins are those of the current match, and the floor's where
+    only the floor isolates the direction.
     """
-    ingress = _both(floor.ingress, current.ingress, drift)
-    egress = _both(floor.egress, current.egress, drift)
-    if ingress is current.ingress and egress is current.egress:
-        return current
-    return Ruleset(ingress, egress)
-
-
-def _both(floor: Matches | None, current: Matches | None, drift: DriftOf) -> Matches | None:
-    lost = _written_out(floor or (), drift, lambda change: change.lost)
-    gained = _written_out(current or (), drift, lambda change: change.gained)
-    if current is None:
-        return None if floor is None else floor + lost
-    if floor is None:
-        return current + gained if gained else current
-    if floor is current and not (lost and gained):
-        return current
-    was, now = floor + lost, current + gained
-    equal = {(match.peer, match.ports) for match in was} & {(match.peer, match.ports) for match in now}
-    kept = tuple(match for match in now if (match.peer, match.ports) in equal)
-    others = _united(match for match in was if (match.peer, match.ports) not in equal)
-    found: dict[Permission, dict[str, None]] = {}
-    for match in _united(match for match in now if (match.peer, match.ports) not in equal):
-        for other in others:
-            for permission in _permitted(match, other, drift):
-                if permission not in equal:
-                    found.setdefault(permission, {}).update(dict.fromkeys(match.origins))
-    if not found and kept == current:
-        return current
-    return kept + tuple(Match(peer, ports, tuple(origins)) for (peer, ports), origins in found.items())
-
-
-def _written_out(matches: Matches, drift: DriftOf, only_here: Callable[[Drift], Members]) -> Matches:
-    """What these matches permit beyond what they do when references mean the common members."""
-    beside: list[Match] = []
-    for match in matches:
-        if match.peer is not None and not isinstance(match.peer, BlockSet):
-            literals = _literals(match.peer, match.ports, only_here(drift(match.peer)))
-            beside += [Match(blocks, ports, match.origins) for blocks, ports in literals]
-    return tuple(beside)
-
-
-def _united(matches: Iterable[Match]) -> list[Match]:
-    """The same permissions with as few sets of blocks as they take.
-
-    Single addresses stay apart from wider blocks: they follow the pods, and what hundreds of blocks have in
-    common is not to be worked out and written anew for each of them.
-    """
-    found: list[Match] = []
-    groups: dict[tuple[Ports | None, bool], tuple[list[BlockSet], dict[str, None]]] = {}
-    for match in matches:
-        if isinstance(match.peer, BlockSet):
-            blocks, origins = groups.setdefault((match.ports, _only_hosts(match.peer)), ([], {}))
-            blocks.append(match.peer)
-            origins.update(dict.fromkeys(match.origins))
-        else:
-            found.append(match)
-    for (ports, hosts), (blocks, origins) in groups.items():
-        found.append(Match(_union(tuple(blocks), hosts), ports, tuple(origins)))
-    return found
-
-
-def _permitted(match: Match, other: Match, drift: DriftOf) -> Iterator[Permission]:
-    ports = _common_ports(match.ports, other.ports)
-    if ports == ():
-        return
-    if match.peer == other.peer or (other.peer is None and _takes(match.peer, ports)):
-        yield match.peer, ports
-    elif match.peer is None and _takes(other.peer, ports):
-        yield other.peer, ports
-    else:
-        for peer, ports_in in _areas(match, drift):
-            for other_peer, other_ports in _areas(other, drift):
-                blocks, ports = _common_blocks(peer, other_peer), _common_ports(ports_in, other_ports)
-                if ports != () and (blocks.spans4 or blocks.spans6):
-                    yield blocks, ports
-
-
-def _takes(peer: PeerRef | None, ports: Ports | None) -> bool:
-    # An EndpointSet carries its ports in itself: with others beside it, it can't stand as a reference.
-    return ports is None or not isinstance(peer, EndpointSet)
-
-
-def _areas(match: Match, drift: DriftOf) -> Sequence[Area]:
-    if match.peer is None or isinstance(match.peer, BlockSet):
-        return [(match.peer, match.ports)]
-    return _literals(match.peer, match.ports, drift(match.peer).common)
-
-
-def forget() -> None:
-    """Nothing is held any more: let go of the literals of that time."""
-    for memo in (_hosts, _by_port, _union, _intersected):
-        memo.forget()
-
-
-# --- literals --------------------------------------------------------------------------------------------
-
-
-def _literals(ref: SharedRef, ports: Ports | None, members: Members) -> list[tuple[BlockSet, Ports | None]]:
-    """These members of a set, written out."""
-    if not members.v4 and not members.v6:
-        return []
-    # All elements of a set are of one kind, which their type can't say.
-    if not isinstance(ref, EndpointSet):
-        addresses = cast("tuple[frozenset[Address], frozenset[Address]]", (members.v4, members.v6))
-        return [(_hosts(*addresses), ports)]
-    endpoints = cast("tuple[frozenset[Endpoint], frozenset[Endpoint]]", (members.v4, members.v6))
-    return [(blocks, (port,)) for port, blocks in _by_port(*endpoints)]
-
-
-@memoize(_MEMO_BYTES, lambda hosts, v4, v6: _SPAN_BYTES * (len(v4) + len(v6)))
-def _hosts(v4: frozenset[Address], v6: frozenset[Address]) -> BlockSet:
-    # One span for each address, adjacent or not: in a program that is a plain set of hosts.
-    def spans(addresses: frozenset[Address]) -> tuple[Span, ...]:
-        return tuple((n, n) for n in sorted(map(number, addresses)))
-
-    return BlockSet(spans(v4), spans(v6))
-
-
-@memoize(_MEMO_BYTES, lambda ports, v4, v6: 2 * _SPAN_BYTES * (len(v4) + len(v6) + len(ports)))
-def _by_port(v4: frozenset[Endpoint], v6: frozenset[Endpoint]) -> tuple[tuple[PortMatch, BlockSet], ...]:
-    """Endpoints by protocol and port, sorted."""
-    found: dict[tuple[int, int], tuple[set[Address], set[Address]]] = {}
-    for family, endpoints in enumerate((v4, v6)):
-        for address, protocol, port in endpoints:
-            found.setdefault((protocol, port), (set(), set()))[family].add(address)
-    return tuple(
-        ((protocol, (port, port)), _hosts(frozenset(v4_hosts), frozenset(v6_hosts)))
-        for (protocol, port), (v4_hosts, v6_hosts) in sorted(found.items())
+    ingress = yield from _both(floor.ingress, current.ingress, drift, room)
+    taken = sum(size(blocks) for blocks in ingress.literals if blocks not in room.known)
+    left = msgspec.structs.replace(room, elements=room.elements - taken)
+    egress = yield from _both(floor.egress, current.egress, drift, left)
+    same = ingress.matches is current.ingress and egress.matches is current.egress
+    sides = {Direction.INGRESS: ingress, Direction.EGRESS: egress}
+    return Combined(
+        current if same else Ruleset(ingress.matches, egress.matches),
+        tuple(direction for direction, side in sides.items() if side.closed),
+        tuple(dict.fromkeys((*ingress.literals, *egress.literals))),
+        ingress.looked + egress.looked,
     )
 
 
-@per_object
-def _only_hosts(blocks: BlockSet) -> bool:
-    return all(first == last for first, last in (*blocks.spans4, *blocks.spans6))
+def _both(floor: Matches | None, current: Matches | None, drift: DriftOf, room: Room) -> Pausing[_Side]:
+    kept = _kept(floor, current)
+    if kept is None:
+        return _Side(None)
+    # The operator's rules, which no budget counts, take no room: as many as there are now may be at least.
+    most = max(room.rules, _rules(kept if current is None else current))
+    meter = Meter(msgspec.structs.replace(room, rules=most - _rules(kept)))
+    try:
+        found = yield from _beside(floor, current, kept, drift, meter)
+    except TooMuchError:
+        return _Side(kept, closed=True, looked=meter.looked)
+    matches = kept + found.matches if found.matches else kept
+    return _Side(matches, literals=found.literals, looked=meter.looked)
 
 
-@memoize(_MEMO_BYTES, lambda united, blocks, hosts: _SPAN_BYTES * (_size(united) + sum(map(_size, blocks))))
-def _union(blocks: tuple[BlockSet, ...], hosts: bool) -> BlockSet:
-    """hosts: single addresses all of them, which stay such where they are adjacent."""
-    if len(blocks) == 1:
-        return blocks[0]
-    spans4 = [span for each in blocks for span in each.spans4]
-    spans6 = [span for each in blocks for span in each.spans6]
-    if hosts:
-        return BlockSet(tuple(sorted(set(spans4))), tuple(sorted(set(spans6))))
-    return BlockSet(union(spans4), union(spans6))
+def _rules(matches: Matches) -> int:
+    return sum(rules_of(match.ports) for match in matches)
 
 
-def _common_blocks(one: BlockSet | None, two: BlockSet | None) -> BlockSet:
-    if one is None or two is None:
-        # Not both: then the peers would be equal.
-        return cast("BlockSet", one or two)
-    return _intersected(one, two)
+def _kept(floor: Matches | None, current: Matches | None) -> Matches | None:
+    """What stands on both sides unchanged: the same object as `current` where that is all of it."""
+    if floor is None or current is None or floor is current:
+        return floor if current is None else current
+    known = {(match.peer, match.ports) for match in floor}
+    kept = tuple(match for match in current if (match.peer, match.ports) in known)
+    return current if len(kept) == len(current) else kept
 
 
-@memoize(_MEMO_BYTES, lambda both, one, two: _SPAN_BYTES * (_size(both) + _size(one) + _size(two)))
-def _intersected(one: BlockSet, two: BlockSet) -> BlockSet:
-    # Families never mix (C9).
-    return BlockSet(common(one.spans4, two.spans4), common(one.spans6, two.spans6))
+def _beside(
+    floor: Matches | None, current: Matches | None, kept: Matches, drift: DriftOf, meter: Meter
+) -> Pausing[Outcome]:
+    """What both permit beside what is kept. TooMuchError."""
+    lost = yield from _written_out(floor or (), drift, lambda change: change.lost, meter)
+    gained = yield from _written_out(current or (), drift, lambda change: change.gained, meter)
+    if floor is None or current is None:
+        return (yield from gather((), gained if current is not None else lost, meter))
+    known = {(match.peer, match.ports) for match in kept}
+    was, now = _without(floor, known), _without(current, known)
+    if not (was or lost) or not (now or gained):
+        return Outcome()
+    if any(map(_permits_all, was)):
+        return (yield from gather(now, gained, meter))
+    if (everything := next(filter(_permits_all, now), None)) is not None:
+        renamed = tuple(msgspec.structs.replace(match, origins=everything.origins) for match in was)
+        parts = [msgspec.structs.replace(part, origins=everything.origins) for part in lost]
+        return (yield from gather(renamed, parts, meter))
+    then = lost + (yield from _parts(was, drift, meter))
+    today = gained + (yield from _parts(now, drift, meter))
+    found = yield from meet(then, today, lambda ref: drift(ref).common, meter)
+    return msgspec.structs.replace(found, matches=_without(found.matches, known))
 
 
-def _size(blocks: BlockSet) -> int:
-    return len(blocks.spans4) + len(blocks.spans6)
+def _without(matches: Matches, known: set[tuple[PeerRef | None, Ports | None]]) -> Matches:
+    if not known:
+        return matches
+    return tuple(match for match in matches if (match.peer, match.ports) not in known)
 
 
-def _common_ports(one: Ports | None, two: Ports | None) -> Ports | None:
-    """Ports in both; (): there are none. A span of a whole protocol is that span (D2, D5)."""
-    if one is None or one == two:
-        return two
-    if two is None:
-        return one
-    found: list[PortMatch] = []
-    for protocol in sorted({protocol for protocol, _ in one} & {protocol for protocol, _ in two}):
-        mine, others = _of_protocol(one, protocol), _of_protocol(two, protocol)
-        if mine is None or others is None:
-            spans = others if mine is None else mine
-            found += [(protocol, None)] if spans is None else [(protocol, span) for span in spans]
+def _permits_all(match: Match) -> bool:
+    return match.peer is None and match.ports is None
+
+
+def _written_out(
+    matches: Matches, drift: DriftOf, only_here: Callable[[Drift], Members], meter: Meter
+) -> Pausing[list[Part]]:
+    """What these matches permit beyond what they do when references mean the common members."""
+    found: list[Part] = []
+    for match in matches:
+        if match.peer is not None and not isinstance(match.peer, BlockSet):
+            yield from _write_out(match, match.peer, only_here(drift(match.peer)), found, meter)
+    return found
+
+
+def _parts(matches: Matches, drift: DriftOf, meter: Meter) -> Pausing[list[Part]]:
+    """Matches as they stand, but for sets of endpoints: those have their ports in themselves."""
+    found: list[Part] = []
+    for match in matches:
+        if isinstance(match.peer, EndpointSet):
+            yield from _write_out(match, match.peer, drift(match.peer).common, found, meter)
         else:
-            found += [(protocol, span) for span in common(mine, others)]
-    return tuple(found)
+            found.append(Part(match.peer, match.ports, match.origins))
+    return found
 
 
-def _of_protocol(ports: Ports, protocol: int) -> tuple[Span, ...] | None:
-    """The spans of one protocol, None: it as a whole."""
-    spans = [span for known, span in ports if known == protocol]
-    return None if None in spans else tuple(span for span in spans if span is not None)
+def _write_out(
+    match: Match, ref: SharedRef, members: Members, found: list[Part], meter: Meter
+) -> Pausing[None]:
+    """These members of a match's set."""
+    if meter.look(1):
+        yield
+    if not members.v4 and not members.v6:
+        return
+    if not isinstance(ref, EndpointSet):
+        found.append(Part(addresses(members), match.ports, match.origins))
+        return
+    # All elements of a set are of one kind, which their type can't say.
+    endpoints = cast("tuple[frozenset[Endpoint], frozenset[Endpoint]]", (members.v4, members.v6))
+    by_port = yield from _by_port((*endpoints[0], *endpoints[1]), meter)
+    for port in sorted(by_port):
+        ports = common_ports(match.ports, (port,))
+        if ports != ():
+            found.append(Part(frozenset(by_port[port]), ports, match.origins))
+
+
+def _by_port(endpoints: tuple[Endpoint, ...], meter: Meter) -> Pausing[dict[PortMatch, list[Address]]]:
+    found: dict[PortMatch, list[Address]] = {}
+    for number, (address, protocol, port) in enumerate(endpoints):
+        found.setdefault((protocol, (port, port)), []).append(address)
+        if number % _ENDPOINTS == 0 and meter.look(_ENDPOINTS):
+            yield
+    return found

@@ -24,6 +24,8 @@ from daemon.model import (
     Selector,
     Subject,
 )
+from daemon.policy.bounds import Room
+from daemon.policy.budget import DEFAULT, Budget
 from daemon.policy.compile import compile_ruleset, governs
 from daemon.policy.evaluate import Located, Packet, World, evaluate
 from daemon.policy.ruleset import (
@@ -38,7 +40,8 @@ from daemon.policy.ruleset import (
     Ruleset,
     SharedRef,
 )
-from daemon.policy.strict import Drift, make_drift, strict
+from daemon.policy.strict import Combined, Drift, DriftOf, combining, make_drift
+from daemon.slices import ended
 from daemon.store import Store
 from tests.unit.policy import worlds
 from tests.unit.policy.test_walks import PROBES, Attached, Walk
@@ -61,6 +64,15 @@ MEMBERS = {
 }
 TCP, UDP = (6, None), (17, None)
 HTTP = (6, (80, 80))
+
+
+def combined(floor: Ruleset, current: Ruleset, drift: DriftOf, budget: Budget = DEFAULT) -> Combined:
+    room = Room(budget.rules, budget.elements, 10 * budget.elements)
+    return ended(combining(floor, current, drift, room))
+
+
+def strict(floor: Ruleset, current: Ruleset, drift: DriftOf) -> Ruleset:
+    return combined(floor, current, drift).ruleset
 
 
 def hosts(*addresses: bytes) -> BlockSet:
@@ -107,7 +119,7 @@ SHAPES = [
     ("endpoints and a port", (WEB, None), (None, (HTTP,)), [(hosts(ONE, TWO), (HTTP,))]),
     ("endpoints and a protocol", (WEB, None), (None, (UDP,)), []),
     ("endpoints and a set", (WEB, None), (B, None), [
-        (hosts(TWO), (HTTP,)), (hosts(TWO), ((6, (81, 81)),))
+        (hosts(TWO), ((6, (80, 81)),))
     ]),
     ("endpoints and a block on a port", (span(ONE, ONE), (HTTP,)), (WEB, None), [(hosts(ONE), (HTTP,))]),
     ("endpoints and others", (WEB, None), (DNS, None), [
