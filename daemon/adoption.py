@@ -20,7 +20,7 @@ from daemon import imprint, netns
 from daemon.attachments import RECORD_VERSION, Record, RecordStore
 from daemon.backends.base import Backend
 from daemon.errors import DataplaneError, NetnsError
-from daemon.liveness import look_for
+from daemon.liveness import Around, look_for
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Direction
 from daemon.netns import NetnsIdentity
@@ -123,13 +123,13 @@ class Adoption:
                     gates |= backend.gates()
         except DataplaneError as error:
             return self._leave(place, f"rules of an earlier run can't be read ({error}): restart its pod")
-        claims, seen = imprint.read(lines), set(known)
+        claims, seen, around = imprint.read(lines), set(known), Around()
         if any(claim.by != self._reconciler.signature and claim.ifname not in seen for claim in claims):
             return self._leave(place, _OF_ANOTHER)
         records = [
             record
             for claim in claims
-            if claim.ifname not in seen and (record := self._claimed(claim, place)) is not None
+            if claim.ifname not in seen and (record := self._claimed(claim, place, around)) is not None
         ]
         seen.update(record.ifname for record in records)
         strange = {name[1] for gate in gates if (name := _CHAIN.fullmatch(gate)) is not None} - seen
@@ -140,14 +140,14 @@ class Adoption:
         self._left[place.token] = (place, reason)
         return []
 
-    def _claimed(self, claim: imprint.Claim, place: NetnsIdentity) -> Record | None:
+    def _claimed(self, claim: imprint.Claim, place: NetnsIdentity, around: Around) -> Record | None:
         """None: it makes no sense, or what it is about is not there."""
         try:
             record = claim.record(place, self._records.boot_id)
         except ValueError as error:
             log.warning("imprint-not-used", extra={"netns": place.path, "error": str(error)})
             return None
-        there = look_for(record, (), frozenset(), missing=False, strict=True).link
+        there = look_for(record, (), frozenset(), around, missing=False, strict=True).link
         return record if record.guard or there is not None else None
 
     def _unknown(self, ifname: str, place: NetnsIdentity) -> Record:

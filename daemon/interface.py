@@ -3,14 +3,15 @@
 In: requests. Out: what is there, or a CniError that says what is wrong with it. It changes nothing.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from cni_plugin.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
-from daemon import links, netns, userspace
+from daemon import linkkinds, netns, userspace
 from daemon.cni import AddRequest
 from daemon.errors import NetnsError
-from daemon.linkkinds import Reach
-from daemon.links import Links
+from daemon.linkkinds import Links, Reach
 from daemon.netns import Link, NetnsIdentity
 
 
@@ -35,15 +36,16 @@ def token(add: AddRequest) -> int | None:
         return None
 
 
-def inspect(add: AddRequest) -> Place:
+def inspect(add: AddRequest, read: Callable[[list[int]], Links]) -> Place:
     """The netns and the interface of a request; a guard may come before its interface.
 
+    read: the links of the current netns (Reaching.read).
     Raises CniError (code 4, or 7) for what is not there.
     """
     try:
         with netns.entered(add.netns, None) as identity:
             link = netns.link(add.key.ifname)
-            beside = Links({}, True) if link is None else links.read([link.ifindex])
+            beside = linkkinds.NONE if link is None else read([link.ifindex])
     except NetnsError as error:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {error}") from error
     if not add.guard and (link is None or userspace.drives(add)):

@@ -122,7 +122,7 @@ class Lifecycle:
             tampering = sandbox.tampering.told(self._clock()) if sandbox.tampering.endless else ""
             because = sandbox.error or tampering or self._upkeep.not_ready_because
             raise CniError(TRY_AGAIN_LATER, f"{add.key}: not in force yet: {because or attachment.state}")
-        difference = self._difference(attachment, interface.inspect(add))
+        difference = self._difference(attachment, interface.inspect(add, self._reconciler.reaching.read))
         if difference:
             raise CniError(INTERNAL, f"{add.key}: {difference}")
         request.reply({"ok": True})
@@ -264,7 +264,7 @@ class Lifecycle:
         False: there is so much to program that others have their turn between.
         """
         add = waiting.add
-        place = interface.inspect(add)
+        place = interface.inspect(add, self._reconciler.reaching.read)
         identity, link = place.identity, place.link
         if add.guard and self._governed(add, identity, link):
             waiting.request.reply({"ok": True})

@@ -33,7 +33,7 @@ Not tunnels (gre, ipip, vxlan, wireguard): their outer packets pass the lower de
 _SIBLINGS = ("macvlan", "macvtap", "ipvlan", "ipvtap")
 _BUNDLES = ("bond", "team")
 _VRF = "vrf"
-_IFB = "ifb"
+IFB = "ifb"
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -41,7 +41,8 @@ class Device(msgspec.Struct, frozen=True):
 
     parent: a lower device in another namespace, by index and that one's number; None: there is none. l3s: an
     ipvlan in that mode. xdp: a program is attached. diverted: what tc does with its frames before the rest of
-    its namespace has seen them, in words ("redirects what comes in to tap0"); "": nothing.
+    its namespace has seen them, in words ("redirects what comes in to tap0"); "": nothing. fed: tc gives it
+    frames to send, which it takes from other devices.
     """
 
     index: int
@@ -54,14 +55,43 @@ class Device(msgspec.Struct, frozen=True):
     l3s: bool = False
     xdp: bool = False
     diverted: str = ""
+    fed: bool = False
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """A table of nft's netdev family that forwards or duplicates frames, or may do so.
+
+    devices: the names of those on which it hangs; None: not known. targets: the indexes of those that frames
+    are sent by; None: not known.
+    """
+
+    table: str
+    devices: frozenset[str] | None = None
+    targets: frozenset[int] | None = None
+
+
+class Links(msgspec.Struct, frozen=True):
+    """The links of a namespace by index. whole: all of them.
+
+    filtered: what tc does to any was read, as far as it matters. forwards: what nft does; None: not all of
+    that could be read.
+    """
+
+    devices: dict[int, Device]
+    whole: bool = True
+    filtered: bool = True
+    forwards: tuple[Forward, ...] | None = ()
+
+
+NONE = Links({})
 
 
 class Reach(msgspec.Struct, frozen=True):
     """How far rules reach. past: the directions whose packets they can't all judge; (): all are judged.
 
     reason, remedy: why, for people. carriers: other devices that the rules have to stand on. seals: the
-    devices where a drop of every frame stops what passes them by; closable: all of that. note: what else is
-    worth knowing, for people.
+    devices where a drop of every frame stops what passes them by; closable: all of that, by a drop in the
+    direction that is passed by. note: what else is worth knowing, for people.
     """
 
     past: tuple[Direction, ...] = ()
@@ -77,34 +107,38 @@ GOVERNED = Reach()
 
 
 class _Fault(msgspec.Struct, frozen=True):
+    """seal: the device where a drop of every frame stops it; "": none does.
+
+    surely: all of it; else what answers to it, both ways.
+    """
+
     past: tuple[Direction, ...]
     reason: str
     remedy: str
     seal: str = ""
+    surely: bool = True
 
 
-def reach(devices: Mapping[int, Device], index: int, own: Set[int], *, whole: bool = True) -> Reach:
+def reach(links: Links, index: int, own: Set[int]) -> Reach:
     """How the rules of the interface with that index reach its packets; one that is not there: GOVERNED.
 
-    own: the indexes of interfaces that have policies of their own. whole: `devices` are all links there.
+    own: the indexes of interfaces that have policies of their own.
     """
+    devices = links.devices
     if index not in devices:
         return GOVERNED
     found = over(devices, index, own)
     root, more = found[0], len(found) > MOST_CARRIERS + 1
     faults = [fault for device in found for fault in _faults(device, root, devices)]
-    if more or not whole:
-        reason = f"{root.name} has more devices on it, or beside it, than are looked at"
-        faults.append(
-            _Fault(BOTH, f"{reason}: some may pass it by", "have fewer devices in the pod", root.name)
-        )
+    faults += [fault for device in found for fault in _forwarded(device, root, links)]
+    faults += _unread(root, links, more)
     return Reach(
         past=tuple(d for d in Direction if any(d in fault.past for fault in faults)),
         reason="; ".join(fault.reason for fault in faults),
         remedy="; ".join(dict.fromkeys(fault.remedy for fault in faults)),
         carriers=tuple(Carrier(device.index, device.name) for device in found[1 : MOST_CARRIERS + 1]),
         seals=tuple(sorted({fault.seal for fault in faults if fault.seal})),
-        closable=all(fault.seal for fault in faults),
+        closable=all(fault.seal and fault.surely for fault in faults),
         note=_siblings(devices, root, own),
     )
 
@@ -170,6 +204,41 @@ def _faults(device: Device, root: Device, devices: Mapping[int, Device]) -> Iter
             f"{who} has a tc filter that {device.diverted}: these meet no packet filter of the pod",
             "take the filter off; with Kata Containers choose an internetworking model without tc",
         )
+    if device.fed:
+        yield _Fault(
+            (Direction.EGRESS,),
+            f"a tc filter gives frames to {who} to be sent there: these pass its rules by",
+            f"take the filter off that redirects or mirrors to {device.name}",
+            device.name,
+            surely=False,
+        )
+
+
+def _forwarded(device: Device, root: Device, links: Links) -> Iterator[_Fault]:
+    who = device.name if device is root else f"{device.name}, which stands on {root.name},"
+    ifbs = {other.name for other in links.devices.values() if other.kind == IFB}
+    for one in links.forwards or ():
+        what = f"the nft table netdev {one.table} may forward or duplicate"
+        remedy = f"take what forwards (`fwd`, `dup`) out of the table netdev {one.table}"
+        if one.devices is None or one.devices & {device.name, *ifbs}:
+            reason = f"{what} frames of {who}: these meet no rule on IP"
+            yield _Fault(BOTH, reason, remedy, device.name, surely=False)
+        elif one.targets is None or device.index in one.targets:
+            yield _Fault((Direction.EGRESS,), f"{what} frames to {who}", remedy, device.name)
+
+
+def _unread(root: Device, links: Links, more: bool) -> Iterator[_Fault]:
+    """What a pod has more of than is looked at may hide what passes the interface by."""
+    if more or not links.whole:
+        reason = f"{root.name} has more devices on it, or beside it, than are looked at: some may pass it by"
+        yield _Fault(BOTH, reason, "have fewer devices in the pod", root.name)
+    rest = "in the pod can be read: some may take frames past the packet filter"
+    if not links.filtered:
+        reason = f"{root.name}: not all tc filters {rest}"
+        yield _Fault(BOTH, reason, "have fewer and shorter tc filters in the pod", root.name, surely=False)
+    if links.forwards is None:
+        reason = f"{root.name}: not all rules of nft's netdev family {rest}"
+        yield _Fault(BOTH, reason, "have fewer of them", root.name, surely=False)
 
 
 def _port(device: Device, who: str, devices: Mapping[int, Device]) -> _Fault:
@@ -184,8 +253,3 @@ def _port(device: Device, who: str, devices: Mapping[int, Device]) -> _Fault:
         "the pod",
         device.name,
     )
-
-
-def comes_back(target: Device | None) -> bool:
-    """Whether frames that tc sends to a device come in once more by the one that they came from."""
-    return target is not None and target.kind == _IFB

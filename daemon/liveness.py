@@ -7,27 +7,49 @@ is known by the address that its hardware has, or by its MAC. Its name is nobody
 it has in common with others: by these it is only taken for one that must be restricted.
 """
 
-from collections.abc import Container
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Container, Iterable
 
 import msgspec
 
 from daemon import netns
 from daemon.attachments import Record
-from daemon.netns import Link
+from daemon.netlink import attr
+from daemon.netns import Link, Listing
 
 _SHARING_MAC = ("ipvlan", "ipvtap")
 """All links of these kinds on one link have its MAC; macvlans on one have different ones."""
+_CROWD = 64
+_IFLA_LINK = 5
+
+
+class Around:
+    """The links of the netns that the calling thread is in, read once, when somebody asks for them."""
+
+    @functools.cached_property
+    def listing(self) -> Listing:
+        """NetnsError: they can't be read."""
+        return netns.links()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether they were read and are so many that it should not be done often."""
+        return "listing" in self.__dict__ and len(self.listing.bodies) > _CROWD
 
 
 class Sighting(msgspec.Struct, frozen=True):
     """link None: it is not there. alike: one that may be it, and is restricted as if it was.
 
-    stranger: the record says a number that another link has.
+    stranger: the record says a number that another link has. unseen: there are links that were not looked at.
     """
 
     link: Link | None = None
     alike: Link | None = None
     stranger: bool = False
+    unseen: bool = False
 
 
 def further_names(record: Record, *, missing: bool, by_number: bool) -> tuple[str, ...]:
@@ -40,9 +62,15 @@ def further_names(record: Record, *, missing: bool, by_number: bool) -> tuple[st
 
 
 def look_for(
-    record: Record, taken: Container[int], beside: frozenset[int], *, missing: bool, strict: bool
+    record: Record,
+    taken: Container[int],
+    beside: frozenset[int],
+    around: Around,
+    *,
+    missing: bool,
+    strict: bool,
 ) -> Sighting:
-    """Look for a record's link in the current netns. NetnsError: its links can't be read.
+    """Look for a record's link in the current netns, `around`. NetnsError: its links can't be read.
 
     taken: the numbers of other attachments' links. missing: it was not there when last looked for, and
     beside, the numbers of links, were. strict: the record may be damaged. Where either is so its number alone
@@ -56,13 +84,40 @@ def look_for(
     if record.withdrawn and not strict:
         # What comes under its name or MAC is the next one's.
         return Sighting()
-    new = [link for link in netns.links() if link.ifindex not in taken and link.ifindex not in beside]
+    names, macs = (record.ifname, record.seen_name), (record.mac, record.seen_mac, record.permanent)
+    found = around.listing.having(marks(names, macs, record.lower))
+    if not around.listing.whole:
+        found += _by_name(record)
+    new = [link for link in found if link.ifindex not in taken and link.ifindex not in beside]
     link = next((link for link in new if _is_surely(record, link, unique=bool(beside))), None)
     if link is None and at_index is not None and _is_like(record, at_index, strict=False):
         return Sighting(at_index)
     # Before it is known what stood beside it: others stand on the same link by rights.
     alike = [link for link in new if _stands_alike(record, link)] if beside else []
-    return Sighting(link, alike[0] if alike and link is None else None, strict and at_index is not None)
+    stranger = strict and at_index is not None
+    return Sighting(link, alike[0] if alike and link is None else None, stranger, not around.listing.whole)
+
+
+def marks(names: Iterable[str], macs: Iterable[str], lower: str) -> list[bytes]:
+    """What the kernel tells of a link that has one of the names or MACs, or that `lower`; not of nonsense."""
+    found: list[bytes] = []
+    for name in filter(None, names):
+        with contextlib.suppress(ValueError):
+            found.append(os.fsencode(name) + b"\0")
+    for mac in filter(None, macs):
+        with contextlib.suppress(ValueError):
+            found.append(bytes.fromhex(mac.replace(":", "")))
+    if lower:
+        with contextlib.suppress(ValueError, OverflowError):
+            number = int(lower.partition(" on ")[2].partition(" ")[0])
+            found.append(attr(_IFLA_LINK, number.to_bytes(4, sys.byteorder)))
+    return [mark for mark in found if mark]
+
+
+def _by_name(record: Record) -> list[Link]:
+    """The links that have one of its names: they are found among however many."""
+    names = [name for name in (record.ifname, record.seen_name) if name]
+    return [link for link in map(netns.link, names) if link is not None]
 
 
 def _is_surely(record: Record, link: Link, *, unique: bool) -> bool:

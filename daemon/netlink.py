@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 NLM_F_REQUEST = 0x1
+NLM_F_DUMP_INTR = 0x10
 NLM_F_DUMP = 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_TYPE_MASK = 0x3FFF

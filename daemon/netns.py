@@ -19,27 +19,16 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
 import msgspec
 from pyroute2 import netns as pyroute2_netns
-from pyroute2.netlink.rtnl import RTM_GETLINK
 
+from daemon import rtnl
 from daemon.errors import NetnsError, NetnsGoneError, NoPodsNetnsError
 from daemon.libc import LIBC
-from daemon.netlink import (
-    NLM_F_DUMP,
-    NLM_F_REQUEST,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    Answer,
-    answers,
-    attr,
-    attributes,
-    error_number,
-    pack,
-)
+from daemon.netlink import attributes
 
 Result = TypeVar("Result")
 
@@ -54,8 +43,9 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO = 1, 3, 5, 18
 _IFLA_NETNSID, _IFLA_PERM_ADDRESS = 37, 54
 _IFLA_INFO_KIND = 1
 
-MAX_LINKS = 256
-"""Of a namespace that are looked through: more are somebody's play."""
+MAX_LINKS = 1024
+MAX_LINKS_BYTES, MAX_NAMES_BYTES = MAX_LINKS << 10, MAX_LINKS << 8
+"""Of a namespace that are looked through (8 ms): more are somebody's play."""
 
 
 class NetnsIdentity(msgspec.Struct, frozen=True):
@@ -97,6 +87,25 @@ class Link(msgspec.Struct, frozen=True):
     mac: str
     permanent: str = ""
     lower: str = ""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The links of a namespace as the kernel told them; whole: all of them. To decode one costs 0.014 ms."""
+
+    bodies: tuple[bytes, ...]
+    whole: bool
+
+    def indexes(self) -> frozenset[int]:
+        """The numbers of all."""
+        return frozenset(_index(body) for body in self.bodies)
+
+    def links(self) -> list[Link]:
+        """All of them."""
+        return list(map(_decode_link, self.bodies))
+
+    def having(self, marks: Collection[bytes]) -> list[Link]:
+        """Those in which any of these bytes stand, be it by chance."""
+        return [_decode_link(body) for body in self.bodies if any(mark in body for mark in marks)]
 
 
 class _Host(msgspec.Struct, frozen=True):
@@ -301,71 +310,70 @@ def link(ifname: str) -> Link | None:
 
     NetnsError: it can't be read.
     """
-    return _read_link(0, attr(_IFLA_IFNAME, os.fsencode(ifname) + b"\0"))
+    return _read_link(rtnl.link_body(name=ifname))
 
 
 def link_by_index(ifindex: int) -> Link | None:
     """The interface of that index in the current namespace; None: there is none. NetnsError as link()."""
-    return _read_link(ifindex, b"")
+    return _read_link(rtnl.link_body(ifindex))
 
 
-def links() -> list[Link]:
-    """The interfaces in the current namespace, the first MAX_LINKS of them. NetnsError as link()."""
-    found: list[Link] = []
-    try:
-        with route_socket() as route:
-            route.send(pack(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 0, bytes(_IFINFO_BYTES)))
-            for reply in route_answers(route):
-                if reply.type == NLMSG_DONE or len(found) == MAX_LINKS:
-                    break
-                if reply.type == NLMSG_ERROR:
-                    raise NetnsError("its links", f"can't be read: {os.strerror(error_number(reply))}")
-                found.append(_decode_link(reply.body))
-    except OSError as error:
-        raise NetnsError("its links", f"can't be read: {error}") from error
-    return found
+def links() -> Listing:
+    """The interfaces in the current namespace. NetnsError as link().
 
-
-def route_socket() -> socket.socket:
-    """For what the kernel tells of links and of what is attached to them. OSError."""
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-
-
-def _read_link(ifindex: int, named: bytes) -> Link | None:
-    body = struct.pack("=BxHiII", 0, 0, ifindex, 0, 0) + named
-    try:
-        with route_socket() as route:
-            route.send(pack(RTM_GETLINK, NLM_F_REQUEST, 0, body))
-            reply = next(route_answers(route))
-    except OSError as error:
-        raise NetnsError("its links", f"can't be read: {error}") from error
-    if reply.type == NLMSG_ERROR:
-        number = error_number(reply)
-        if number == errno.ENODEV:
-            return None
-        raise NetnsError("its links", f"can't be read: {os.strerror(number)}")
-    return _decode_link(reply.body)
-
-
-def route_answers(route: socket.socket) -> Iterator[Answer]:
-    """What the kernel, which is number 0, answers: a privileged pod may send to any socket in its netns.
-
-    Raises BlockingIOError where there is none: it comes before the request's send() returns, and the next
-    part of a dump before the one before is received.
+    No link hides behind another: those that the kernel lists by name only are asked for one by one.
     """
-    while True:
-        reply, (sender, _) = route.recvfrom(1 << 16, socket.MSG_DONTWAIT)
-        if sender == 0:
-            yield from answers(reply)
+    try:
+        with rtnl.Route() as route:
+            dumped = route.dump(rtnl.GETLINK, rtnl.link_body(), MAX_LINKS_BYTES)
+            if dumped.ended is rtnl.Ended.LONG:
+                return Listing(tuple(dumped.bodies), False)
+            return _completed(route, dumped)
+    except OSError as error:
+        raise NetnsError("its links", f"can't be read: {error}") from error
+
+
+def _completed(route: rtnl.Route, dumped: rtnl.Dump) -> Listing:
+    bodies = dumped.bodies
+    names, whole = rtnl.names(MAX_NAMES_BYTES)
+    if dumped.whole and whole and len(names) == len(bodies):
+        return Listing(tuple(bodies), True)
+    listed = {_decode_link(body).ifname for body in bodies}
+    others = [name for name in names if name not in listed]
+    bodies += [body for name in others[:MAX_LINKS] if (body := _ask_link(route, name)) is not None]
+    return Listing(tuple(bodies), whole and len(others) <= MAX_LINKS)
+
+
+def _ask_link(route: rtnl.Route, ifname: str) -> bytes | None:
+    try:
+        return route.ask(rtnl.GETLINK, rtnl.link_body(name=ifname))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+def _read_link(body: bytes) -> Link | None:
+    try:
+        with rtnl.Route() as route:
+            return _decode_link(route.ask(rtnl.GETLINK, body))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise NetnsError("its links", f"can't be read: {error}") from error
 
 
 def _decode_link(body: bytes) -> Link:
     """The attributes that we need, behind a struct ifinfomsg whose index stands at byte 4."""
-    (ifindex,) = struct.unpack_from("=i", body, 4)
+    ifindex = _index(body)
     found = attributes(body, _IFINFO_BYTES)
     name, mac = os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")), found.get(_IFLA_ADDRESS, b"").hex(":")
     permanent = found.get(_IFLA_PERM_ADDRESS, b"").hex(":")
     return Link(name, ifindex, mac, permanent, _lower(found))
+
+
+def _index(body: bytes) -> int:
+    return int(struct.unpack_from("=i", body, 4)[0])
 
 
 def _lower(found: dict[int, bytes]) -> str:

@@ -7,12 +7,13 @@ netns, and what could not be. Only the dataplane thread calls this module.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from daemon import linkkinds, links, netns
 from daemon.attachments import Record
 from daemon.backends.base import Backend
 from daemon.errors import DataplaneError
-from daemon.linkkinds import Reach
-from daemon.links import Links
+from daemon.linkkinds import Links, Reach
 from daemon.log import get_logger
 from daemon.model import Direction
 from daemon.netns import NetnsIdentity
@@ -41,13 +42,21 @@ class Reaching:
     def look(self, records: Iterable[Record]) -> dict[str, Reach]:
         """How rules reach each of a netns' interfaces that has come, by name; in the current netns."""
         present = {record.ifname: record.ifindex for record in records if record.ifindex and not record.guard}
-        found = links.read(present.values()) if present else Links({}, True)
+        found = self.read(present.values()) if present else linkkinds.NONE
         return {name: self.reach(found, index, present.values()) for name, index in present.items()}
+
+    def read(self, indexes: Iterable[int]) -> Links:
+        """What reach() goes by, in the current netns; indexes: of the links it is about. NetnsError."""
+        found = links.read(indexes)
+        try:
+            return msgspec.structs.replace(found, forwards=self._backend.forwards())
+        except DataplaneError:
+            return msgspec.structs.replace(found, forwards=None)
 
     def reach(self, found: Links, ifindex: int, enrolled: Iterable[int]) -> Reach:
         """How rules reach one interface's packets. enrolled: the indexes of all that have policies there."""
         own = frozenset(enrolled) - {ifindex}
-        return linkkinds.reach(found.devices, ifindex, own, whole=found.whole)
+        return linkkinds.reach(found, ifindex, own)
 
     def missed(self, record: Record, reach: Reach) -> list[Direction]:
         """The directions in which packets shall be judged that no rule meets (A14)."""
@@ -62,11 +71,12 @@ class Reaching:
         return [direction for direction in Direction if _restricts(ruleset.matches(direction))]
 
     def seals(self, attachments: Iterable[tuple[Record, Reach]]) -> frozenset[Seal]:
-        """What has to be closed below IP in a netns that holds these."""
+        """What has to be closed below IP in a netns that holds these: answers too, where that is all."""
         return frozenset(
             Seal(ifname, direction)
             for record, reach in attachments
-            for direction in self.missed(record, reach)
+            if (missed := self.missed(record, reach))
+            for direction in (missed if reach.closable else Direction)
             for ifname in reach.seals
         )
 

@@ -44,7 +44,8 @@ class Attachment:
 
     notes, doubts: what speaks against its network-status, its configuration (doubts.py).
     reach: how rules reach its packets, by the last look. missing: its interface is not in the netns, and no
-    DEL came; beside: the numbers of the links that are. written: its imprint, or that of an earlier record.
+    DEL came; beside: the numbers of the links that are; unseen: there are more than are looked at.
+    written: its imprint, or that of an earlier record.
     """
 
     record: Record
@@ -54,6 +55,7 @@ class Attachment:
     reach: Reach = GOVERNED
     missing: bool = False
     beside: frozenset[int] = frozenset()
+    unseen: bool = False
     written: imprint.Written | None = None
 
     @property
@@ -67,7 +69,7 @@ class Sandbox(Standing):
     """One network namespace and what is ours in it. dirty_since None: as desired.
 
     held: restored at the start and not verified yet; its rules stay as they are, whatever happens meanwhile.
-    closing: what is closed below IP.
+    closing: what is closed below IP. crowded: it has many links.
     """
 
     attachments: dict[str, Attachment] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Sandbox(Standing):
     retry_at: float = 0.0
     error: str = ""
     closing: Closing = field(default_factory=Closing)
+    crowded: bool = False
 
 
 class Reconciler:

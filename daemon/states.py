@@ -29,9 +29,12 @@ def absences(attachment: Attachment) -> list[str]:
     """That its interface is not there, and what becomes of it."""
     if not attachment.missing:
         return []
+    where = "is not in its namespace"
+    if attachment.unseen:
+        where = "is not among the links of its namespace that are looked at (if it is there, it is open)"
     return [
-        f"{MISSING}: {attachment.record.ifname} is not in its namespace, and no DEL came; its rules wait for "
-        "it, and its addresses count for nobody meanwhile"
+        f"{MISSING}: {attachment.record.ifname} {where}, and no DEL came; its rules wait for it, and its "
+        "addresses count for nobody meanwhile"
     ]
 
 

@@ -14,6 +14,7 @@ from daemon.attachments import Record, RecordStore
 from daemon.doubts import agrees, config_doubts, status_notes
 from daemon.errors import NetnsError, NetnsGoneError
 from daemon.holding import holding
+from daemon.liveness import Around
 from daemon.log import get_logger
 from daemon.model import AttachmentKey, Change, NetAttachDef, Network, Pod
 from daemon.networks import (
@@ -247,9 +248,10 @@ class Upkeep:
             with netns.entered(sandbox.identity.path, sandbox.identity):
                 if changed:
                     self._welcome(self.adoption.adopt_beside(sandbox))
+                around = Around()
                 for attachment in sandbox.attachments.values():
                     # What the kernel holds as the record says was right at its end.
-                    self._look(sandbox, attachment, strict=changed)
+                    self._look(sandbox, attachment, around, strict=changed)
         except NetnsGoneError:
             sandbox.held = False
             self.on_gone(sandbox)
@@ -321,7 +323,7 @@ class Upkeep:
         if HIDDEN in sandbox.error and not netns.hidden(sandbox.identity):
             sandbox.retry_at = 0.0
         withdrawn = any(a.record.withdrawn for a in sandbox.attachments.values())
-        missing = its_turn and any(a.missing for a in sandbox.attachments.values())
+        missing = its_turn and not sandbox.crowded and any(a.missing for a in sandbox.attachments.values())
         if (links or withdrawn or missing) and not sandbox.held:
             self._reap(sandbox)
 
@@ -339,9 +341,11 @@ class Upkeep:
         sandbox.retry_at = 0.0
         self._reconciler.mark([sandbox])
 
-    def _look(self, sandbox: Sandbox, attachment: Attachment, *, strict: bool = False) -> bool:
+    def _look(
+        self, sandbox: Sandbox, attachment: Attachment, around: Around, *, strict: bool = False
+    ) -> bool:
         """Whether it goes on."""
-        return self._whereabouts.look(sandbox, attachment, strict=strict).goes_on
+        return self._whereabouts.look(sandbox, attachment, around, strict=strict).goes_on
 
     def _look_around(self, sandbox: Sandbox) -> None:
         """How rules reach the packets of a sandbox's interfaces now, in the current netns."""
@@ -363,7 +367,9 @@ class Upkeep:
         """Let go of interfaces that are no more; their chains go with the sandbox's next program."""
         try:
             with netns.entered(sandbox.identity.path, sandbox.identity):
-                gone = [a for a in sandbox.attachments.values() if not self._look(sandbox, a)]
+                around = Around()
+                gone = [a for a in sandbox.attachments.values() if not self._look(sandbox, a, around)]
+                sandbox.crowded = around.crowded
                 self._look_around(sandbox)
         except NetnsGoneError:
             self.on_gone(sandbox)

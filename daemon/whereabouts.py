@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from daemon import netns
-from daemon.liveness import Sighting, look_for
+from daemon.liveness import Around, Sighting, look_for
 from daemon.log import get_logger
 from daemon.netns import Link
 from daemon.reconcile import Attachment, Sandbox
@@ -31,21 +31,25 @@ class Whereabouts:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def look(self, sandbox: Sandbox, attachment: Attachment, *, strict: bool) -> Found:
+    def look(self, sandbox: Sandbox, attachment: Attachment, around: Around, *, strict: bool) -> Found:
         """Look where an attachment's interface is now, and have it governed there.
 
-        strict: its record may be damaged, so its link must be known by more than its number.
+        around: the links there, which several attachments have in common. strict: its record may be damaged,
+        so its link must be known by more than its number.
         """
         record = attachment.record
         if record.guard:
             # Its device may not exist yet: only after a DEL does its absence mean anything.
             return Found(None, not record.withdrawn or netns.link(record.ifname) is not None)
         taken = {a.record.ifindex for a in sandbox.attachments.values() if a is not attachment}
-        sighting = look_for(record, taken, attachment.beside, missing=attachment.missing, strict=strict)
+        sighting = look_for(
+            record, taken, attachment.beside, around, missing=attachment.missing, strict=strict
+        )
+        attachment.unseen = sighting.link is None and sighting.unseen
         if sighting.link is not None:
             self._meet(attachment, sighting.link)
         elif not record.withdrawn:
-            self._miss(attachment, sighting)
+            self._miss(attachment, sighting, around)
         elif sighting.stranger:
             self._registry.update(attachment, ifindex=0)
         return Found(sighting.link, sighting.link is not None or not record.withdrawn)
@@ -58,7 +62,7 @@ class Whereabouts:
         mac = link.mac if link.mac != record.mac else ""
         self._registry.meet(attachment, ifindex=link.ifindex, seen_name=name, seen_mac=mac)
 
-    def _miss(self, attachment: Attachment, sighting: Sighting) -> None:
+    def _miss(self, attachment: Attachment, sighting: Sighting, around: Around) -> None:
         fields: dict[str, Any] = {"ifindex": 0} if sighting.stranger else {}
         alike, record = sighting.alike, attachment.record
         if alike is not None and alike.ifname != (record.seen_name or record.ifname):
@@ -66,4 +70,4 @@ class Whereabouts:
             log.warning("interface-alike", extra={**log_fields(record), "link": alike.ifname})
         self._registry.miss(attachment, **fields)
         if not attachment.beside:
-            attachment.beside = frozenset(link.ifindex for link in netns.links())
+            attachment.beside = around.listing.indexes()

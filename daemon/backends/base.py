@@ -7,6 +7,7 @@ there).
 from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
+from daemon.linkkinds import Forward
 from daemon.planner import Plan, Program
 from daemon.program import Seal
 from daemon.slices import Pausing
@@ -113,6 +114,9 @@ class Backend(Protocol):
 
     def sealed(self, seals: Collection[Seal]) -> bool:
         """Whether these are sealed. DataplaneError: can't be told."""
+
+    def forwards(self) -> tuple[Forward, ...] | None:
+        """The nft tables that pass frames on before, or after, all rules on IP; None: can't be told."""
 
     def remove(self) -> None:
         """Take away all that is ours. Opens what was governed.

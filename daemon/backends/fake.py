@@ -13,6 +13,7 @@ from typing import cast
 from daemon.backends import nfttext
 from daemon.backends.base import Survey
 from daemon.errors import BackendUnavailableError, OvertakenError, TransactionError
+from daemon.linkkinds import Forward
 from daemon.model import Direction
 from daemon.planner import (
     ChainKey,
@@ -145,6 +146,10 @@ class FakeBackend:
     def sealed(self, seals: Collection[Seal]) -> bool:
         """As remembered."""
         return self.seals.get(self.netns, frozenset()) >= frozenset(seals)
+
+    def forwards(self) -> tuple[Forward, ...] | None:
+        """None at all."""
+        return ()
 
     def remove(self) -> None:
         """Nothing of ours is in this netns any more."""

@@ -16,7 +16,7 @@ from functools import partial
 from hashlib import blake2b
 
 from daemon import netns
-from daemon.backends import ipset, iptrender, iptsets, ipttext, sealing
+from daemon.backends import forwards, ipset, iptrender, iptsets, ipttext, sealing
 from daemon.backends.base import Survey
 from daemon.backends.ipset import FoundSet
 from daemon.backends.iptclib import one_thread
@@ -42,6 +42,7 @@ from daemon.errors import (
     OvertakenError,
     TransactionError,
 )
+from daemon.linkkinds import Forward
 from daemon.log import get_logger
 from daemon.model import Direction
 from daemon.planner import Plan, Program, make_plan
@@ -177,6 +178,11 @@ class IptablesBackend:
         """By what chains are there."""
         with NetfilterSocket(self._reaper, self._connect) as sock:
             return sealing.sealed(sock, seals)
+
+    def forwards(self) -> tuple[Forward, ...] | None:
+        """As base.Backend says."""
+        with NetfilterSocket(self._reaper, self._connect) as sock:
+            return forwards.read(sock)
 
     def remove(self) -> None:
         """Take our rules away, then our sets."""

@@ -8,7 +8,7 @@ import errno
 from collections.abc import Collection
 
 from daemon import netns
-from daemon.backends import nftmessages, nftread, nfttext, sealing
+from daemon.backends import forwards, nftmessages, nftread, nfttext, sealing
 from daemon.backends.base import Survey
 from daemon.backends.nfsocket import Connect, NetfilterSocket, Reaper, connect
 from daemon.backends.nftcompare import differences
@@ -22,6 +22,7 @@ from daemon.errors import (
     OvertakenError,
     TransactionError,
 )
+from daemon.linkkinds import Forward
 from daemon.planner import Plan, Program, in_commits, make_plan
 from daemon.program import PART_PREFIX, Seal
 from daemon.slices import Pausing, ended
@@ -194,6 +195,11 @@ class NftablesBackend:
         """By what chains are there."""
         with self._open() as sock:
             return sealing.sealed(sock, seals)
+
+    def forwards(self) -> tuple[Forward, ...] | None:
+        """As base.Backend says."""
+        with self._open() as sock:
+            return forwards.read(sock)
 
     def remove(self) -> None:
         """Delete our table."""

@@ -155,6 +155,40 @@ def test_back_under_another_index_and_name(world: World, elsewhere: Path) -> Non
     assert_open_without_policy(world)
 
 
+@pytest.mark.parametrize("what", ["many names", "many links"])
+def test_back_behind_what_ends_a_list(world: World, elsewhere: Path, what: str) -> None:
+    """Another index and name, and before it a link that fills the kernel's buffer, or hundreds of links."""
+    take_away(world, elsewhere)
+    eventually(lambda: listed(world)["state"] == MISSING, LOOK_SECONDS)
+    netns, index = world.server.pod.netns, world.server.ifindex
+    lines = [f"link add veth7 index {index} type veth peer name veth8 index 5000"]
+    if what == "many names":
+        lines += [f"link property add dev veth7 altname a{number:0123d}" for number in range(400)]
+    else:
+        lines += [
+            f"link add a{number} index {index + number} type veth peer name b{number} index {5000 + number}"
+            for number in range(1, 300)
+        ]
+    sh(netns, "ip -batch - <<END\n" + "\n".join(lines) + "\nEND")
+    sh(elsewhere, "ip link set net1 name other")
+    bring_back(world, elsewhere, "other")
+    eventually(lambda: listed(world)["state"] != MISSING, LOOK_SECONDS)
+    world.daemon.wait_synced()
+    world.assert_blocked("a", "b")
+
+
+def test_missing_among_more_links_than_are_looked_at(world: World, elsewhere: Path) -> None:
+    """It is not said that it is not there; by its name it is found all the same."""
+    take_away(world, elsewhere)
+    eventually(lambda: listed(world)["state"] == MISSING, LOOK_SECONDS)
+    assert "is not in its namespace" in listed(world)["error"]
+    lines = [f"link add a{number} type veth peer name b{number}" for number in range(600)]
+    sh(world.server.pod.netns, "ip -batch - <<END\n" + "\n".join(lines) + "\nEND")
+    eventually(lambda: "is not among the links" in listed(world)["error"], LOOK_SECONDS)
+    bring_back(world, elsewhere)
+    eventually(lambda: listed(world)["state"] != MISSING, LOOK_SECONDS)
+
+
 def test_back_with_nothing_of_its_own_but_the_link_below(world: World, elsewhere: Path) -> None:
     """Another index, name and MAC: what stands on the same link is governed, and is not believed to be it."""
     take_away(world, elsewhere)

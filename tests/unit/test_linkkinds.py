@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.linkkinds import GOVERNED, MOST_CARRIERS, Device, reach
+from daemon.linkkinds import GOVERNED, MOST_CARRIERS, Device, Forward, Links, reach
 
 NET1 = 7
 IN, BOTH = ("ingress",), ("ingress", "egress")
@@ -122,6 +122,13 @@ ROWS = (
     Row("XDP", net1(xdp=True), past=BOTH, words=("XDP",)),
     Row("tc", net1(diverted="redirects what comes in to tap0"), past=BOTH, words=("redirects", "tap0")),
     Row(
+        "given frames by tc",
+        net1(fed=True),
+        past=("egress",),
+        words=("a tc filter gives frames to net1",),
+        seals=("net1",),
+    ),
+    Row(
         "too many on it",
         net1(),
         tuple(above(100 + n, "vlan") for n in range(MOST_CARRIERS + 1)),
@@ -143,22 +150,64 @@ ROWS = (
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_kind(row: Row) -> None:
     devices = {device.index: device for device in (row.device, *row.others)}
-    found = reach(devices, NET1, row.own)
+    found = reach(Links(devices), NET1, row.own)
     assert (found.past, found.seals) == (row.past, row.seals)
     assert tuple(carrier.ifname for carrier in found.carriers) == row.carriers
     assert [word for word in row.words if word not in found.reason] == []
     assert bool(found.reason) == bool(found.remedy) == bool(row.past)
 
 
+OUT = ("egress",)
+WAYS: tuple[tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...], bool], ...] = (
+    ("of another device", {"forwards": (Forward("t", frozenset({"tap0"}), frozenset({9})),)}, (), (), True),
+    (
+        "hangs on it",
+        {"forwards": (Forward("t", frozenset({"net1"}), frozenset({9})),)},
+        BOTH,
+        ("net1",),
+        False,
+    ),
+    ("sends by it", {"forwards": (Forward("t", frozenset({"tap0"}), frozenset({7})),)}, OUT, ("net1",), True),
+    ("sends anywhere", {"forwards": (Forward("t", frozenset({"tap0"})),)}, OUT, ("net1",), True),
+    (
+        "hangs on an ifb",
+        {"forwards": (Forward("t", frozenset({"ifb0"}), frozenset()),)},
+        BOTH,
+        ("net1",),
+        False,
+    ),
+    ("hangs anywhere", {"forwards": (Forward("t", None, frozenset()),)}, BOTH, ("net1",), False),
+    ("nft was not read", {"forwards": None}, BOTH, ("net1",), False),
+    ("tc was not read", {"filtered": False}, BOTH, ("net1",), False),
+)
+
+
+@pytest.mark.parametrize(("name", "facts", "past", "seals", "closable"), WAYS, ids=[way[0] for way in WAYS])
+def test_ways_by_tc_and_nft(
+    name: str, facts: dict[str, Any], past: tuple[str, ...], seals: tuple[str, ...], closable: bool
+) -> None:
+    """closable: a drop in the direction that is passed by is enough."""
+    devices = {NET1: net1(), 9: Device(9, "tap0", "tun"), 10: Device(10, "ifb0", "ifb")}
+    found = reach(Links(devices, **facts), NET1, frozenset())
+    assert (found.past, found.seals, found.closable) == (past, seals, closable)
+    assert bool(found.reason) == bool(past), name
+
+
+def test_a_device_on_it_that_is_given_frames() -> None:
+    found = reach(Links({NET1: net1(), 9: above(9, "macvlan", fed=True)}), NET1, frozenset())
+    assert (found.past, found.seals, found.closable) == (OUT, ("over9",), False)
+    assert "to over9, which stands on net1" in found.reason
+
+
 def test_links_that_were_not_all_read() -> None:
     """A pod that makes more links than are looked at hides nothing behind them."""
-    found = reach({NET1: net1()}, NET1, frozenset(), whole=False)
+    found = reach(Links({NET1: net1()}, whole=False), NET1, frozenset())
     assert (found.past, found.seals) == (BOTH, ("net1",))
     assert "than are looked at" in found.reason
 
 
 def test_an_interface_that_is_gone() -> None:
-    assert reach({}, NET1, frozenset()) == GOVERNED
+    assert reach(Links({}), NET1, frozenset()) == GOVERNED
 
 
 def test_what_is_beside_it_and_not_enrolled() -> None:
@@ -170,7 +219,7 @@ def test_what_is_beside_it_and_not_enrolled() -> None:
     )
     far = (above(11, "macvlan", lower=0, parent=(3, 1)), above(12, "veth", lower=0, parent=place))
     devices = {d.index: d for d in (net1("macvlan", parent=place), *others, *far)}
-    found = reach(devices, NET1, frozenset())
+    found = reach(Links(devices), NET1, frozenset())
     assert found.note.startswith("a, b: on the same master as net1, and not enrolled")
     assert (found.past, found.carriers) == ((), ())
-    assert reach(devices, NET1, frozenset({9, 10})) == GOVERNED
+    assert reach(Links(devices), NET1, frozenset({9, 10})) == GOVERNED

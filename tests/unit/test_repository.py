@@ -115,7 +115,8 @@ MAY_IMPORT = [
         ),
     ),
     ("daemon.libc", ()),
-    ("daemon.netns", ("daemon.errors", "daemon.libc", "daemon.log", "daemon.netlink")),
+    ("daemon.netns", ("daemon.errors", "daemon.libc", "daemon.log", "daemon.netlink", "daemon.rtnl")),
+    ("daemon.rtnl", ("daemon.netlink",)),
     (
         "daemon.backends",
         ("daemon.backends", *PURE, "daemon.netns", "daemon.errors", "daemon.libc", "daemon.log"),
