@@ -40,8 +40,7 @@ BANNED_TEXT = [
     ".".join(("registry", "npmjs", "org")),
 ]
 
-# Only the build imports these; what runs in the plugin must not.
-PLUGIN_BUILD = {"cni_plugin.build", "cni_plugin.elf"}
+PLUGIN_BUILD = {"cni_plugin.build", "cni_plugin.elf"}  # imported by the build, not by what runs in the plugin
 # sys, time and codecs are part of the interpreter, or there before our first line.
 PLUGIN_STDLIB = {"posix", "_socket", "_json", "sys", "time", "codecs"}
 
