@@ -123,6 +123,7 @@ class Reflector:
 
     def _turn(self) -> None:
         if self._begin():
+            self._broke_off = False  # by ourselves, if at all
             self._owe_list("the server's history is another one")
         if self._version is None and self._streaming and not self._broke_off:
             try:
