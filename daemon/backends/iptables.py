@@ -147,7 +147,7 @@ class IptablesBackend:
                     with self._tables.opened(family) as table:
                         said += rule_differences(table, family, program, sets)
             yield
-            said += yield from set_differences(sock, program, sets)
+            said = [*(yield from set_differences(sock, program, sets)), *said]
         return shown(said)
 
     def counters(self) -> dict[str, tuple[int, int]]:
