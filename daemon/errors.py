@@ -44,7 +44,7 @@ class NetnsGoneError(NetnsError):
 
 
 class NoPodsNetnsError(NetnsError):
-    """The path leads to what can't be a pod's network namespace: something else, or the host's own one."""
+    """The path leads to what can't be a pod's network namespace: the host's own, or one of another kind."""
 
 
 class DataplaneError(MultiNetworkPolicyError):

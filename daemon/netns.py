@@ -225,7 +225,7 @@ def _open(path: str) -> int:
     try:
         # Never open a device or a FIFO, not even without blocking: opening alone can have effects.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise NoPodsNetnsError(path, "is no network namespace (not a regular file)")
+            raise NetnsError(path, "is no network namespace (not a regular file)")
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NetnsGoneError(
@@ -252,7 +252,7 @@ def _check(path: str, fd: int) -> None:
             raise NetnsGoneError(
                 path, "is an empty file: no namespace is mounted on it (any more)"
             ) from error
-        raise NoPodsNetnsError(path, "is no network namespace (a plain file?)") from error
+        raise NetnsError(path, "is no network namespace (a plain file?)") from error
     if kind != _CLONE_NEWNET:
         raise NoPodsNetnsError(path, "is a namespace, but not a network namespace")
     status = os.fstat(fd)

@@ -41,7 +41,7 @@ def test_pods_of_this_node_are_peers_by_their_adds_alone(world: KubeWorld) -> No
     world.sync()
     world.assert_open("a")
     world.assert_blocked("b")
-    (policy,) = world.daemon.ctl("policies")
+    (policy,) = (one for one in world.daemon.ctl("policies") if one["namespace"] == world.space)
     assert any(f"{world.space}/far" in problem["message"] for problem in policy["problems"])
     for name in ("early", "far"):
         world.delete(name)

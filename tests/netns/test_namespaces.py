@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon import netns
-from daemon.errors import NetnsError, NetnsGoneError
+from daemon.errors import NetnsError, NetnsGoneError, NoPodsNetnsError
 from tests.lab import Lab
 
 
@@ -29,8 +29,13 @@ PATHS: list[tuple[str, Callable[[Path], object], type[NetnsError], str]] = [
     ("device", lambda path: path.symlink_to("/dev/zero"), NetnsError, "not a regular file"),
     ("terminal", lambda path: path.symlink_to("/dev/tty"), NetnsError, ""),
     ("loop", lambda path: path.symlink_to(path), NetnsError, "can't be opened"),
-    ("other kind", lambda path: path.symlink_to("/proc/self/ns/uts"), NetnsError, "not a network namespace"),
-    ("the host's", lambda path: path.symlink_to("/proc/self/ns/net"), NetnsError, "host's own"),
+    (
+        "other kind",
+        lambda path: path.symlink_to("/proc/self/ns/uts"),
+        NoPodsNetnsError,
+        "not a network namespace",
+    ),
+    ("the host's", lambda path: path.symlink_to("/proc/self/ns/net"), NoPodsNetnsError, "host's own"),
 ]
 
 
