@@ -41,6 +41,7 @@ _MOST_ROOM = 1 << 18
 """Of which a set knows from the first: to become so large bit by bit holds a kernel up, 140 ms in the end."""
 _SETS_AT_ONCE = MOST_AT_ONCE // _EFFORT_OF_A_SET
 RULES_AT_ONCE = MOST_AT_ONCE // _EFFORT_OF_A_RULE
+_NOBODY: Elements = frozenset()
 
 
 def first_step(desired: Program, new: bool) -> Program:
@@ -59,7 +60,8 @@ def next_step(desired: Program, actual: Program) -> Program:
     """Where to go first from `actual` on the way to `desired`, so that no commit takes long.
 
     That is `desired` itself where it is near. Else what no rule refers to yet is made first, some of it at a
-    time, then the gates are changed, some at a time, and what no rule refers to any more goes likewise.
+    time, then the gates are changed, some at a time, then members of sets; what no rule refers to any more
+    goes likewise.
     """
     lacking = _lacking(desired, actual)
     if _effort(lacking, MOST_AT_ONCE) > MOST_AT_ONCE:
@@ -68,6 +70,8 @@ def next_step(desired: Program, actual: Program) -> Program:
         return left
     if parts := [part for name, part in desired.parts.items() if name not in actual.parts]:
         return _with_chains_of(parts, desired, actual) or _with_more_parts(actual, lacking, parts)
+    if actual.gates == desired.gates and (moved := _with_more_members(desired, actual)):
+        return moved
     return _with_more_gates(desired, actual)
 
 
@@ -170,7 +174,7 @@ def _with_more_gates(desired: Program, actual: Program) -> Program:
     """Some gates as desired. What other gates look up gains no member before they, too, are as desired."""
     changed = [gate for name, gate in desired.gates.items() if actual.gates.get(name) != gate]
     some = {gate.ifname: gate for gate in _some(changed, _length)}
-    if len(some) == len(changed):
+    if len(some) == len(changed) and not (changed and _growth(desired, actual) > MOST_AT_ONCE):
         return _with_some_stale(desired, actual)
     sets = {**actual.sets, **desired.sets}
     for name in actual.sets_used() & desired.sets.keys():
@@ -178,6 +182,50 @@ def _with_more_gates(desired: Program, actual: Program) -> Program:
     track = actual.track or desired.track
     gates, parts = {**actual.gates, **some}, {**actual.parts, **desired.parts}
     return Program(gates, sets, track, actual.imprints, parts)
+
+
+def _growth(desired: Program, actual: Program) -> int:
+    """How many members come to sets that rules of `actual` look up."""
+    used = actual.sets_used() & desired.sets.keys()
+    return sum(len(desired.sets[name].elements - actual.sets[name].elements) for name in used)
+
+
+def _with_more_members(desired: Program, actual: Program) -> Program | None:
+    """Where the rules stay, and many members of their sets change: some of them.
+
+    First those go that come to no other set, then those come that do, then the rest goes: so what both ends
+    permit passes all the time, also who goes from one set to another, and nobody else does. None: few change.
+    """
+    used = sorted(actual.sets_used() & desired.sets.keys())
+    changes = [(actual.sets[n], desired.sets[n]) for n in used if actual.sets[n] is not desired.sets[n]]
+    if sum(len(there.elements ^ wanted.elements) for there, wanted in changes) <= MOST_AT_ONCE:
+        return None
+    coming = cast("Elements", frozenset().union(*(_further(*change, True) for change in changes)))
+    sets, room = dict(actual.sets), MOST_AT_ONCE
+    for comes, but in ((False, coming), (True, _NOBODY), (False, _NOBODY)):
+        for there, wanted in changes:
+            further = _further(there, wanted, comes) - but
+            if further and room > 0:
+                sets[there.name] = _on_the_way(there, further, comes, room)
+                room -= len(further)
+        if room < MOST_AT_ONCE:
+            break
+    return msgspec.structs.replace(actual, sets=sets)
+
+
+def _further(there: SetSpec, wanted: SetSpec, comes: bool) -> Elements:
+    return wanted.elements - there.elements if comes else there.elements - wanted.elements
+
+
+def _on_the_way(there: SetSpec, further: Elements, comes: bool, most: int) -> SetSpec:
+    """A set with some members more or less: one object for all netns that are at this place on the way."""
+    behind, key = _parts_behind(there), (further, most if comes else -most)
+    found = behind.get(key)
+    if found is None:
+        some = frozenset(islice(further, most))
+        elements = there.elements | some if comes else there.elements - some
+        found = behind[key] = msgspec.structs.replace(there, elements=cast("Elements", elements))
+    return found
 
 
 def _without(there: SetSpec, wanted: SetSpec) -> SetSpec:

@@ -15,7 +15,7 @@ from daemon.planner import Plan, make_plan
 from daemon.policy.ruleset import OPEN, BlockSet, Match, Members, Ruleset, SharedRef
 from daemon.program import UNTOUCHED, GateRequest, Program, SetSpec, closed
 from daemon.steps import MOST_AT_ONCE, RULES_AT_ONCE, first_step, next_step
-from tests.unit.backends.walk import TCP
+from tests.unit.backends.walk import TCP, pods
 from tests.unit.test_planner import FROM_CLIENTS, gate, program
 
 MOST_STEPS = 200
@@ -206,6 +206,42 @@ def test_what_opens_is_never_closed_on_the_way() -> None:
     for step, _ in way(backend, program(gate(OPEN)), actual):
         ingress = step.gates["net1"].ingress
         assert ingress in (None, UNTOUCHED, actual.gates["net1"].ingress)
+
+
+# --- members of sets that rules look up --------------------------------------------------------------------
+
+
+def peopled(hosts: dict[str, range], *further: str) -> Program:
+    """Peers by role, each with the hosts that have it; `further`: roles that may come in, too."""
+    rules = Ruleset(tuple(Match(pods(role), None, (role,)) for role in (*hosts, *further)), None)
+    held: dict[SharedRef, Members] = {
+        pods(role): Members(frozenset(n.to_bytes(4, "big") for n in some)) for role, some in hosts.items()
+    }
+    return make_program([gate(rules)], lambda ref: held.get(ref, Members()), True)
+
+
+def permitted(program: Program) -> set[object]:
+    return {address for spec in program.sets.values() for address in spec.elements}
+
+
+@pytest.mark.parametrize("rules_change", [False, True])
+def test_many_members_change_some_at_a_time(rules_change: bool) -> None:
+    """E5: what both ends permit passes at each step, also who goes from one set to another; nobody else."""
+    before = peopled({"a": range(1, 5000), "b": range(5000, 9000), "c": range(9000, 9010)})
+    after = peopled(
+        {"a": range(4000, 9005), "b": range(1, 4000), "c": range(20_000, 26_000)}, *["d"] * rules_change
+    )
+    backend = FakeBackend()
+    backend.apply(make_plan(before, None))
+    steps = 0
+    for step, plan in way(backend, after, before):
+        steps += 1
+        came, went = (sum(len(getattr(c, which)) for c in plan.set_changes) for which in ("added", "removed"))
+        if not (rules_change and plan.chains):
+            assert came + went <= MOST_AT_ONCE
+            assert permitted(step) >= permitted(before) & permitted(after) or rules_change
+        assert permitted(step) <= permitted(before) | permitted(after)
+    assert steps > 5
 
 
 def test_the_last_of_many_parts_is_within_what_a_kernel_follows() -> None:
