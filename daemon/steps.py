@@ -186,8 +186,20 @@ def _with_more_gates(desired: Program, actual: Program) -> Program:
 
 def _growth(desired: Program, actual: Program) -> int:
     """How many members come to sets that rules of `actual` look up."""
-    used = actual.sets_used() & desired.sets.keys()
-    return sum(len(desired.sets[name].elements - actual.sets[name].elements) for name in used)
+    used = actual.sets_used()
+    changes = [change for change in _changed(desired, actual) if change[0].name in used]
+    return sum(len(_further(*change, comes=True)) for change in changes)
+
+
+def _changed(desired: Program, actual: Program) -> list[tuple[SetSpec, SetSpec]]:
+    """The sets that stay and may hold others: as they are, and as they shall be."""
+    both = ((there, desired.sets.get(name)) for name, there in sorted(actual.sets.items()))
+    return [(there, one) for there, one in both if one is not None and one.elements is not there.elements]
+
+
+def _moves(changes: list[tuple[SetSpec, SetSpec]]) -> int:
+    """How many members come or go."""
+    return sum(len(some) for there, wanted in changes for some in _moving(there, wanted.elements))
 
 
 def _with_more_members(desired: Program, actual: Program) -> Program | None:
@@ -196,15 +208,19 @@ def _with_more_members(desired: Program, actual: Program) -> Program | None:
     First those go that come to no other set, then those come that do, then the rest goes: so what both ends
     permit passes all the time, also who goes from one set to another, and nobody else does. None: few change.
     """
-    used = sorted(actual.sets_used() & desired.sets.keys())
-    changes = [(actual.sets[n], desired.sets[n]) for n in used if actual.sets[n] is not desired.sets[n]]
-    if sum(len(there.elements ^ wanted.elements) for there, wanted in changes) <= MOST_AT_ONCE:
+    changes = _changed(desired, actual)
+    # Which sets rules look up takes longer to find out than that few members change, as a rule.
+    if _moves(changes) <= MOST_AT_ONCE:
         return None
-    coming = cast("Elements", frozenset().union(*(_further(*change, True) for change in changes)))
+    used = actual.sets_used()
+    changes = [change for change in changes if change[0].name in used]
+    if _moves(changes) <= MOST_AT_ONCE:
+        return None
+    coming = cast("Elements", frozenset().union(*(_further(*change, comes=True) for change in changes)))
     sets, room = dict(actual.sets), MOST_AT_ONCE
     for comes, but in ((False, coming), (True, _NOBODY), (False, _NOBODY)):
         for there, wanted in changes:
-            further = _further(there, wanted, comes) - but
+            further = _further(there, wanted, comes=comes) - but
             if further and room > 0:
                 sets[there.name] = _on_the_way(there, further, comes, room)
                 room -= len(further)
@@ -213,8 +229,15 @@ def _with_more_members(desired: Program, actual: Program) -> Program | None:
     return msgspec.structs.replace(actual, sets=sets)
 
 
-def _further(there: SetSpec, wanted: SetSpec, comes: bool) -> Elements:
-    return wanted.elements - there.elements if comes else there.elements - wanted.elements
+def _further(there: SetSpec, wanted: SetSpec, *, comes: bool) -> Elements:
+    gone, come = _moving(there, wanted.elements)
+    return come if comes else gone
+
+
+@per_object
+def _moving(there: SetSpec, wanted: Elements) -> tuple[Elements, Elements]:
+    """Who goes and who comes. Remembered while the set is so: all netns that hold it ask for the same."""
+    return there.elements - wanted, wanted - there.elements
 
 
 def _on_the_way(there: SetSpec, further: Elements, comes: bool, most: int) -> SetSpec:
